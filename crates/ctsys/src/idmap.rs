@@ -1,0 +1,245 @@
+//! Which ids a user namespace of the caller's may hold, and how they are installed.
+//!
+//! A user may always map one id, the own one (user_namespaces(7)). More are granted by
+//! `/etc/subuid` and `/etc/subgid` (subuid(5)) and installed by the set-uid helpers newuidmap(1)
+//! and newgidmap(1). ocipull and minirun both take their mapping from here, so a tree unpacked by
+//! the one has the right owners in the other.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Result, SysError};
+
+/// passwd and subuid files are read up to this size; a line a user, so a million users fit.
+const MAX_DATABASE_BYTES: u64 = 64 << 20;
+
+/// One line of a user namespace's map: `count` ids from `outside` on appear as `inside` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// First id inside the namespace.
+    pub inside: u32,
+    /// First id outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The maps of a user namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMaps {
+    /// For users.
+    pub uids: Vec<IdRange>,
+    /// For groups.
+    pub gids: Vec<IdRange>,
+    /// Who writes them.
+    pub writer: MapWriter,
+}
+
+/// Who may write a namespace's maps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MapWriter {
+    /// Any process outside, directly: one id each, and setgroups(2) denied first.
+    Direct,
+    /// A process with CAP_SETUID and CAP_SETGID outside, directly: any ids.
+    Privileged,
+    /// The set-uid helpers at these paths.
+    Helpers {
+        /// newuidmap(1).
+        newuidmap: PathBuf,
+        /// newgidmap(1).
+        newgidmap: PathBuf,
+    },
+}
+
+impl IdMaps {
+    /// The caller's own ids as 0, nothing else.
+    pub fn single(uid: u32, gid: u32) -> Self {
+        let one = |outside| vec![IdRange { inside: 0, outside, count: 1 }];
+        Self { uids: one(uid), gids: one(gid), writer: MapWriter::Direct }
+    }
+
+    /// Every id as itself: for root, whose trees have the image's owners.
+    pub fn identity() -> Self {
+        let all = vec![IdRange { inside: 0, outside: 0, count: u32::MAX }];
+        Self { uids: all.clone(), gids: all, writer: MapWriter::Privileged }
+    }
+
+    /// The caller's own ids as 0 and the subordinate ones from 1 on; `None` when no range is
+    /// granted or a helper is not installed.
+    pub fn subordinate(uid: u32, gid: u32) -> Result<Option<Self>> {
+        let (Some(newuidmap), Some(newgidmap)) =
+            (find_helper("newuidmap"), find_helper("newgidmap"))
+        else {
+            return Ok(None);
+        };
+        let passwd = read_database("/etc/passwd")?;
+        let name = user_name(&passwd, uid);
+        let uids = granted(&read_database("/etc/subuid")?, name, uid);
+        let gids = granted(&read_database("/etc/subgid")?, name, uid);
+        if uids.is_empty() || gids.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            uids: lay_out(uid, &uids),
+            gids: lay_out(gid, &gids),
+            writer: MapWriter::Helpers { newuidmap, newgidmap },
+        }))
+    }
+
+    /// Installs the maps in the user namespace of the process `pid`, from outside. The process
+    /// must be a child of the caller that waits meanwhile.
+    pub fn install(&self, pid: i32) -> Result<()> {
+        match &self.writer {
+            MapWriter::Direct => {
+                write_proc(pid, "setgroups", "deny")?;
+                write_proc(pid, "gid_map", &map_text(&self.gids))?;
+                write_proc(pid, "uid_map", &map_text(&self.uids))
+            }
+            MapWriter::Privileged => {
+                write_proc(pid, "gid_map", &map_text(&self.gids))?;
+                write_proc(pid, "uid_map", &map_text(&self.uids))
+            }
+            MapWriter::Helpers { newuidmap, newgidmap } => {
+                run_helper("newgidmap", newgidmap, pid, &self.gids)?;
+                run_helper("newuidmap", newuidmap, pid, &self.uids)
+            }
+        }
+    }
+}
+
+/// The granted ranges laid out after the caller's own id: 0 is the caller, 1 on the first range,
+/// and so on (the usual layout of podman, buildah and umoci's documentation).
+fn lay_out(own: u32, ranges: &[(u32, u32)]) -> Vec<IdRange> {
+    let mut map = vec![IdRange { inside: 0, outside: own, count: 1 }];
+    let mut inside = 1_u32;
+    for &(outside, count) in ranges {
+        // Ids end at 2^32 - 2; what does not fit is not mapped.
+        let count = count.min((u32::MAX - 1).saturating_sub(inside));
+        if count == 0 {
+            break;
+        }
+        map.push(IdRange { inside, outside, count });
+        inside += count;
+    }
+    // The kernel takes at most 340 lines a map.
+    map.truncate(340);
+    map
+}
+
+/// The ranges that `database` (subuid(5)) grants to a user by name or number, as (start, count).
+/// Lines that are none are skipped, as shadow does.
+fn granted(database: &[u8], name: Option<&[u8]>, uid: u32) -> Vec<(u32, u32)> {
+    let number = uid.to_string();
+    let mut ranges = Vec::new();
+    for line in database.split(|&b| b == b'\n') {
+        let mut fields = line.split(|&b| b == b':');
+        let (Some(who), Some(start), Some(count), None) = (
+            fields.next(),
+            fields.next().and_then(parse),
+            fields.next().and_then(parse),
+            fields.next(),
+        ) else {
+            continue;
+        };
+        let is_me = Some(who) == name || who == number.as_bytes();
+        if is_me && count > 0 && start.checked_add(count).is_some() {
+            ranges.push((start, count));
+        }
+    }
+    ranges
+}
+
+/// The login name of `uid` in a passwd(5) file. Read directly: a static binary has no NSS.
+fn user_name(passwd: &[u8], uid: u32) -> Option<&[u8]> {
+    passwd.split(|&b| b == b'\n').find_map(|line| {
+        let mut fields = line.split(|&b| b == b':');
+        let name = fields.next()?;
+        (fields.nth(1).and_then(parse)? == uid).then_some(name)
+    })
+}
+
+fn parse(field: &[u8]) -> Option<u32> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+fn read_database(path: &str) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    match std::fs::File::open(path) {
+        Ok(file) => {
+            file.take(MAX_DATABASE_BYTES).read_to_end(&mut text).call("read", || path.into())?;
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(SysError::from_io("open", path, &e)),
+    }
+    Ok(text)
+}
+
+/// Looked for in PATH and where distributions put it: a login shell's PATH may lack sbin.
+fn find_helper(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .chain(["/usr/bin", "/usr/sbin", "/bin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|file| nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok())
+}
+
+fn map_text(map: &[IdRange]) -> String {
+    map.iter().map(|r| format!("{} {} {}\n", r.inside, r.outside, r.count)).collect()
+}
+
+fn write_proc(pid: i32, file: &str, text: &str) -> Result<()> {
+    let path = format!("/proc/{pid}/{file}");
+    // One write(2): the kernel takes a map once and whole.
+    std::fs::write(&path, text).call("write", || format!("{path}, {text:?}"))
+}
+
+fn run_helper(name: &'static str, path: &Path, pid: i32, map: &[IdRange]) -> Result<()> {
+    let numbers = map.iter().flat_map(|r| [r.inside, r.outside, r.count]);
+    let args: Vec<String> =
+        std::iter::once(pid.to_string()).chain(numbers.map(|n| n.to_string())).collect();
+    let shown = || args.join(" ");
+    let output = Command::new(path)
+        .args(&args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .call(name, shown)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().next().unwrap_or("no message").trim();
+    Err(SysError::new(name, format!("{}: {said}", shown()), Errno::EPERM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_granted_by_name_and_by_number() {
+        let database = b"eva:100000:65536\n# note\n1000:300000:10\nother:5:5\neva:bad:1\neva:1:0\n";
+        assert_eq!(granted(database, Some(b"eva"), 1000), [(100_000, 65_536), (300_000, 10)]);
+        assert_eq!(granted(database, None, 1000), [(300_000, 10)]);
+        assert!(granted(b"eva:4294967290:65536\n", Some(b"eva"), 1).is_empty());
+    }
+
+    #[test]
+    fn the_own_id_comes_first() {
+        let map = lay_out(1000, &[(100_000, 65_536), (300_000, 10)]);
+        assert_eq!(map_text(&map), "0 1000 1\n1 100000 65536\n65537 300000 10\n");
+    }
+
+    #[test]
+    fn a_login_name_is_found_by_number() {
+        let passwd = b"root:x:0:0::/root:/bin/sh\neva:x:1000:1000::/home/eva:/bin/sh\n";
+        assert_eq!(user_name(passwd, 1000), Some(&b"eva"[..]));
+        assert_eq!(user_name(passwd, 1001), None);
+    }
+}

@@ -1,0 +1,21 @@
+//! System calls, namespaces, in-root file operations, state and error reports shared by the tools.
+//!
+//! ```text
+//! error   what a failed system call was: call, arguments, errno
+//! report  error chain + hint -> one line, one hint, an exit code
+//! process who a process is, beyond its reusable number
+//! idmap   which subordinate ids the caller may use, and installing them in a user namespace
+//! record  what ocipull leaves beside a root filesystem and minirun reads
+//! state   where a container's record lies: owner-checked directory, lock, atomic write
+//! ```
+//!
+//! This is the only crate of the workspace in which `unsafe` may stand.
+
+pub mod error;
+pub mod idmap;
+pub mod process;
+pub mod record;
+pub mod report;
+pub mod state;
+
+pub use error::SysError;

@@ -1,0 +1,459 @@
+//! Where containers are recorded: one directory a container, written by rename under a lock.
+//!
+//! ```text
+//! $XDG_RUNTIME_DIR/minirun/        0700, owned by the user (checked)
+//!   .lock                          held while the set of containers changes
+//!   ID/state.json                  a ContainerState
+//!   ID/…                           what else the launcher keeps: log, generated config.json
+//! ```
+//!
+//! Without the variable the directory is `/run/user/UID/minirun`, else `/tmp/minirun-UID`; root's is
+//! `/run/minirun`.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, SysError};
+use crate::process::ProcessId;
+
+/// A state file larger than this is not one of ours.
+const MAX_STATE_BYTES: u64 = 1 << 20;
+/// Longest id or name: a file name may have 255 bytes, and temporary names add some.
+const MAX_ID_BYTES: usize = 200;
+const STATE_FILE: &str = "state.json";
+const LOCK_FILE: &str = ".lock";
+
+/// A container as its runtime recorded it.
+///
+/// The first fields are runtime-spec's state (runtime.md, "State").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerState {
+    /// Version of the runtime specification that the state follows.
+    pub oci_version: String,
+    /// Unique among the caller's containers.
+    pub id: String,
+    /// What the runtime last wrote; [`ContainerState::live_status`] is what is true now.
+    pub status: Status,
+    /// The container's PID 1, numbered in the namespace of the runtime; 0 when there is none.
+    pub pid: i32,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// The configuration's annotations.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub annotations: std::collections::BTreeMap<String, String>,
+    /// The name the user knows it by.
+    pub name: String,
+    /// Absolute path of the root filesystem.
+    pub rootfs: PathBuf,
+    /// When it was created, RFC 3339, UTC.
+    pub created: String,
+    /// The init process (PID 1 inside).
+    pub init: Option<ProcessId>,
+    /// The main command, a child of the init. Its pidfd is the owner's way into the namespaces:
+    /// the init, hidden from the container, refuses all but root.
+    pub main: Option<ProcessId>,
+    /// The process outside that waits for the container's end.
+    pub monitor: Option<ProcessId>,
+    /// Ports that the image says it serves, as in its config: `8080/tcp`.
+    #[serde(default)]
+    pub exposed_ports: Vec<String>,
+    /// How it ended: the exit code, 128 + n for signal n; `None` before.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+}
+
+/// Runtime-spec's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Being set up.
+    Creating,
+    /// Set up, the user's program not started.
+    Created,
+    /// The user's program runs.
+    Running,
+    /// All over.
+    Stopped,
+}
+
+impl Status {
+    /// The word that runtime-spec uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl ContainerState {
+    /// The status by what still runs: a recorded one is out of date once the processes are gone,
+    /// as after the monitor was killed.
+    pub fn live_status(&self) -> Result<Status, StateError> {
+        let alive = |p: &Option<ProcessId>| p.map_or(Ok(false), |p| p.is_alive());
+        Ok(match self.status {
+            Status::Creating if alive(&self.monitor)? => Status::Creating,
+            Status::Created | Status::Running if alive(&self.init)? => self.status,
+            _ => Status::Stopped,
+        })
+    }
+}
+
+/// Why state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// The directory belongs to somebody else or lets others in.
+    #[error(
+        "state directory {path:?} is not private: got owner {owner} mode {mode:#o}, want owner {want_owner} mode 0o700"
+    )]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner's uid.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+        /// The uid it should belong to.
+        want_owner: u32,
+    },
+    /// The id or name cannot be one.
+    #[error(
+        "invalid container name {0:?}: want letters, digits and _ + - . with a letter or digit first, at most {MAX_ID_BYTES}"
+    )]
+    InvalidId(String),
+    /// There is one of that name already.
+    #[error("container {0:?} already exists")]
+    Exists(String),
+    /// There is none of that name.
+    #[error("container {0:?} does not exist")]
+    NotFound(String),
+    /// A name stands for several containers.
+    #[error("{name:?} is ambiguous: {}", candidates.join(", "))]
+    Ambiguous {
+        /// What was looked for.
+        name: String,
+        /// The ids it could mean.
+        candidates: Vec<String>,
+    },
+    /// A state file is damaged.
+    #[error("state file {path:?} is damaged: {reason}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+type Result<T, E = StateError> = std::result::Result<T, E>;
+
+/// The directory that holds a caller's containers.
+#[derive(Debug, Clone)]
+pub struct StateRoot {
+    path: PathBuf,
+}
+
+/// Held while the set of containers changes; released on drop.
+#[derive(Debug)]
+pub struct StateLock(#[allow(dead_code)] Flock<File>);
+
+impl StateRoot {
+    /// The caller's root, made if need be, its owner and mode checked.
+    pub fn open_default() -> Result<Self> {
+        let uid = nix::unistd::geteuid().as_raw();
+        Self::open(default_path(uid), uid)
+    }
+
+    /// The caller's root if it exists already: for those who only look.
+    pub fn find_default() -> Result<Option<Self>> {
+        let uid = nix::unistd::geteuid().as_raw();
+        let path = default_path(uid);
+        match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            _ => Self::open(path, uid).map(Some),
+        }
+    }
+
+    /// The root at `path`, made if need be. Fails unless it is a directory of `uid`'s with mode
+    /// 0700: others could otherwise plant a record that names a process of their choice.
+    pub fn open(path: PathBuf, uid: u32) -> Result<Self> {
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(SysError::from_io("mkdir", format!("{path:?}"), &e).into());
+            }
+            _ => {}
+        }
+        let meta = fs::symlink_metadata(&path).call("lstat", || format!("{path:?}"))?;
+        let mode = meta.mode() & 0o7777;
+        if !meta.is_dir() || meta.uid() != uid || mode & 0o077 != 0 {
+            return Err(StateError::NotPrivate { path, owner: meta.uid(), mode, want_owner: uid });
+        }
+        Ok(Self { path })
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory of one container.
+    pub fn container_dir(&self, id: &str) -> Result<PathBuf> {
+        check_id(id)?;
+        Ok(self.path.join(id))
+    }
+
+    /// Waits for the lock. Hold it from looking whether a name is free until it is taken, and over
+    /// every read-change-write of a record.
+    pub fn lock(&self) -> Result<StateLock> {
+        let path = self.path.join(LOCK_FILE);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .call("open", || format!("{path:?}"))?;
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(lock) => Ok(StateLock(lock)),
+            Err((_, errno)) => Err(SysError::new("flock", format!("{path:?}"), errno).into()),
+        }
+    }
+
+    /// Takes `state.id`: makes its directory and writes the first record. An id or name in use is
+    /// an error.
+    pub fn create(&self, state: &ContainerState, _held: &StateLock) -> Result<PathBuf> {
+        let dir = self.container_dir(&state.id)?;
+        check_id(&state.name)?;
+        for other in self.list()? {
+            if other.id == state.id || other.name == state.name {
+                return Err(StateError::Exists(state.name.clone()));
+            }
+        }
+        match fs::DirBuilder::new().mode(0o700).create(&dir) {
+            // A directory without a record: a creation that was cut off between the two steps.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => other.call("mkdir", || format!("{dir:?}"))?,
+        }
+        write_atomically(&dir, state)?;
+        Ok(dir)
+    }
+
+    /// Replaces the record of an existing container.
+    pub fn update(&self, state: &ContainerState, _held: &StateLock) -> Result<()> {
+        write_atomically(&self.container_dir(&state.id)?, state)
+    }
+
+    /// Removes a container's directory with all in it.
+    pub fn remove(&self, id: &str, _held: &StateLock) -> Result<()> {
+        let dir = self.container_dir(id)?;
+        // The record goes first: a removal that is cut off leaves a directory without one, which
+        // counts as none.
+        let _ = fs::remove_file(dir.join(STATE_FILE));
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                Err(StateError::NotFound(id.into()))
+            }
+            other => Ok(other.call("rmdir", || format!("{dir:?}"))?),
+        }
+    }
+
+    /// The record of the container with this id.
+    pub fn load(&self, id: &str) -> Result<ContainerState> {
+        let path = self.container_dir(id)?.join(STATE_FILE);
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(StateError::NotFound(id.into()));
+            }
+            other => other.call("open", || format!("{path:?}"))?,
+        };
+        let mut text = Vec::new();
+        file.take(MAX_STATE_BYTES + 1)
+            .read_to_end(&mut text)
+            .call("read", || format!("{path:?}"))?;
+        if text.len() as u64 > MAX_STATE_BYTES {
+            let reason = format!("larger than {MAX_STATE_BYTES} bytes");
+            return Err(StateError::Damaged { path, reason });
+        }
+        let state: ContainerState = serde_json::from_slice(&text)
+            .map_err(|e| StateError::Damaged { path: path.clone(), reason: e.to_string() })?;
+        if state.id != id {
+            let reason = format!("got id {:?}, want {id:?}", state.id);
+            return Err(StateError::Damaged { path, reason });
+        }
+        Ok(state)
+    }
+
+    /// All records, by id. Directories without one, and records that vanish meanwhile, are none.
+    pub fn list(&self) -> Result<Vec<ContainerState>> {
+        let mut states = Vec::new();
+        for entry in fs::read_dir(&self.path).call("opendir", || format!("{:?}", self.path))? {
+            let entry = entry.call("readdir", || format!("{:?}", self.path))?;
+            let Some(id) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            if check_id(&id).is_err() {
+                continue;
+            }
+            match self.load(&id) {
+                Ok(state) => states.push(state),
+                Err(StateError::NotFound(_)) => {}
+                // A file among the directories is nothing of ours.
+                Err(StateError::Sys(e)) if e.errno() == Errno::ENOTDIR => {}
+                Err(other) => return Err(other),
+            }
+        }
+        states.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(states)
+    }
+
+    /// The container that `name` means: an id or a name, else the only id that starts with it.
+    pub fn find(&self, name: &str) -> Result<ContainerState> {
+        check_id(name)?;
+        let mut all = self.list()?;
+        if let Some(at) = all.iter().position(|s| s.id == name || s.name == name) {
+            return Ok(all.swap_remove(at));
+        }
+        all.retain(|s| s.id.starts_with(name));
+        match all.len() {
+            0 => Err(StateError::NotFound(name.into())),
+            1 => Ok(all.swap_remove(0)),
+            _ => Err(StateError::Ambiguous {
+                name: name.into(),
+                candidates: all.into_iter().map(|s| s.id).collect(),
+            }),
+        }
+    }
+}
+
+/// Whether `id` can name a container (runc's rule): it becomes a file name.
+pub fn check_id(id: &str) -> Result<()> {
+    let fits = id.len() <= MAX_ID_BYTES
+        && id.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"_+-.".contains(&b));
+    if fits { Ok(()) } else { Err(StateError::InvalidId(id.into())) }
+}
+
+fn default_path(uid: u32) -> PathBuf {
+    if uid == 0 {
+        return "/run/minirun".into();
+    }
+    // An XDG_RUNTIME_DIR inherited through su or sudo belongs to somebody else.
+    let mine = |dir: &Path| fs::metadata(dir).is_ok_and(|m| m.is_dir() && m.uid() == uid);
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute() && mine(dir))
+        .or_else(|| Some(PathBuf::from(format!("/run/user/{uid}"))).filter(|dir| mine(dir)))
+        .map_or_else(|| format!("/tmp/minirun-{uid}").into(), |dir| dir.join("minirun"))
+}
+
+fn write_atomically(dir: &Path, state: &ContainerState) -> Result<()> {
+    let temporary = dir.join(".state.json.new");
+    let path = dir.join(STATE_FILE);
+    let text = serde_json::to_vec_pretty(state)
+        .map_err(|e| StateError::Damaged { path: path.clone(), reason: e.to_string() })?;
+    let mut file = File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)
+        .call("open", || format!("{temporary:?}"))?;
+    file.write_all(&text).call("write", || format!("{temporary:?}"))?;
+    fs::rename(&temporary, &path).call("rename", || format!("{temporary:?}, {path:?}"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn sample(id: &str, name: &str) -> ContainerState {
+        ContainerState {
+            oci_version: "1.0.2".into(),
+            id: id.into(),
+            status: Status::Running,
+            pid: 0,
+            bundle: "/b".into(),
+            annotations: Default::default(),
+            name: name.into(),
+            rootfs: "/b/rootfs".into(),
+            created: "2026-01-01T00:00:00Z".into(),
+            init: None,
+            main: None,
+            monitor: None,
+            exposed_ports: vec!["80/tcp".into()],
+            exit_code: None,
+        }
+    }
+
+    fn root(dir: &tempfile::TempDir) -> StateRoot {
+        StateRoot::open(dir.path().join("s"), nix::unistd::geteuid().as_raw()).unwrap()
+    }
+
+    #[test]
+    fn a_container_is_found_by_id_name_and_unique_prefix() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = root(&dir);
+        let lock = root.lock().unwrap();
+        root.create(&sample("abc1", "pod"), &lock).unwrap();
+        root.create(&sample("abd2", "web"), &lock).unwrap();
+        assert_eq!(root.find("pod").unwrap().id, "abc1");
+        assert_eq!(root.find("abd2").unwrap().name, "web");
+        assert_eq!(root.find("abc").unwrap().id, "abc1");
+        assert!(matches!(root.find("ab"), Err(StateError::Ambiguous { .. })));
+        assert!(matches!(root.find("x"), Err(StateError::NotFound(_))));
+        assert!(matches!(root.create(&sample("new", "pod"), &lock), Err(StateError::Exists(_))));
+        root.remove("abc1", &lock).unwrap();
+        assert!(matches!(root.find("pod"), Err(StateError::NotFound(_))));
+    }
+
+    #[test]
+    fn a_directory_that_others_may_enter_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let opened = StateRoot::open(path, nix::unistd::geteuid().as_raw());
+        assert!(matches!(opened, Err(StateError::NotPrivate { .. })));
+    }
+
+    #[test]
+    fn no_id_leaves_the_directory() {
+        for bad in ["", "..", ".lock", "a/b", "/etc", "a b", &"x".repeat(201)] {
+            assert!(check_id(bad).is_err(), "{bad:?}");
+        }
+        for good in ["a", "web-1", "A_b.c+d", "0"] {
+            assert!(check_id(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_whose_processes_are_gone_is_stopped() {
+        let me = ProcessId::of(std::process::id().cast_signed()).unwrap();
+        let mut state = ContainerState { init: me, ..sample("a", "a") };
+        assert_eq!(state.live_status().unwrap(), Status::Running);
+        state.init = None;
+        assert_eq!(state.live_status().unwrap(), Status::Stopped);
+    }
+
+    #[test]
+    fn a_damaged_record_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = root(&dir);
+        let lock = root.lock().unwrap();
+        let at = root.create(&sample("a", "a"), &lock).unwrap();
+        fs::write(at.join(STATE_FILE), "{").unwrap();
+        assert!(matches!(root.load("a"), Err(StateError::Damaged { .. })));
+    }
+}

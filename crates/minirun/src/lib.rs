@@ -1,0 +1,1 @@
+//! Write a rootless OCI runtime config and run the container.

@@ -1,0 +1,2 @@
+//! The `minirun` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pull an image from an OCI registry, verify it and unpack it into a root filesystem.

@@ -1,0 +1,2 @@
+//! The `ocipull` command.
+fn main() {}

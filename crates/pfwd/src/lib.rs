@@ -1,0 +1,1 @@
+//! Forward ports into the network namespace of a container or pod.

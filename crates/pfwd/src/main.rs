@@ -1,0 +1,2 @@
+//! The `pfwd` command.
+fn main() {}
