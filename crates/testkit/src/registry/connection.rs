@@ -45,13 +45,21 @@ impl Socket {
         Self { stream, control }
     }
 
-    fn check(&self) -> io::Result<()> {
+    fn wanted(&self) -> Option<Cut> {
         match self.control.0.load(Ordering::SeqCst) {
-            0 => return Ok(()),
-            2 => self.stream.set_zero_linger()?,
-            _ => (),
+            0 => None,
+            cut if cut == Cut::Reset as u8 => Some(Cut::Reset),
+            _ => Some(Cut::Close),
         }
-        Err(io::Error::from(io::ErrorKind::ConnectionAborted))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.wanted() == Some(Cut::Reset) {
+            // Without a time to linger, close(2) resets the connection.
+            let _ = self.stream.set_zero_linger();
+        }
     }
 }
 
@@ -89,10 +97,17 @@ impl AsyncWrite for Socket {
     /// hyper (and rustls above us) flush only after all they hold was written: the place to cut.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        Poll::Ready(self.check())
+        match self.wanted() {
+            None => Poll::Ready(Ok(())),
+            Some(_) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.wanted() == Some(Cut::Reset) {
+            // A FIN now would reach the client before the reset does.
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
