@@ -1,0 +1,2 @@
+//! The test registry as a program.
+fn main() {}
