@@ -146,9 +146,9 @@ fn cut_off(error: RegistryError, verifier: Verifier, answer: &Answer) -> Registr
 }
 
 impl LayerReader {
-    /// Reads what the reader's user left over, up to the verified end.
-    pub fn finish(&mut self) -> io::Result<()> {
-        io::copy(self, &mut io::sink()).map(|_| ())
+    /// Reads what the reader's user left over, up to the verified end or to `limit_bytes`.
+    pub fn finish(&mut self, limit_bytes: u64) -> io::Result<()> {
+        io::copy(&mut self.take(limit_bytes), &mut io::sink()).map(|_| ())
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
         let cut = vec![Piece::Bytes(Bytes::from_static(b"ab"))];
         let failed = vec![Piece::Bytes(Bytes::from_static(b"ab")), Piece::Failed("altered".into())];
         for (pieces, words) in [(cut, "cancelled"), (failed, "altered")] {
-            let error = reader(pieces).finish().unwrap_err();
+            let error = reader(pieces).finish(u64::MAX).unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
         }
     }

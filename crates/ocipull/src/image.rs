@@ -127,7 +127,7 @@ pub enum Document {
     /// A list of images, one a platform.
     Index(Index),
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
 }
 
 /// The images of an index.
@@ -186,10 +186,10 @@ impl Document {
                 Index::from_json(value).map(Self::Index)
             }
             IMAGE_MANIFEST_MEDIA_TYPE | OCI_IMAGE_MEDIA_TYPE => {
-                Manifest::from_json(value).map(Self::Manifest)
+                Manifest::from_json(value).map(Box::new).map(Self::Manifest)
             }
             "" if lists => Index::from_json(value).map(Self::Index),
-            "" if layered => Manifest::from_json(value).map(Self::Manifest),
+            "" if layered => Manifest::from_json(value).map(Box::new).map(Self::Manifest),
             other => Err(ImageError::MediaType(other.into())),
         }
     }

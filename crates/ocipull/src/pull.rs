@@ -16,6 +16,10 @@ use crate::reference::ImageReference;
 use crate::registry::Registry;
 use crate::resolve::{self, Resolved};
 
+/// So much of a layer that could not be applied is still read, to see whether it was altered on its
+/// way: in bytes, a second or so of a good line.
+const MAX_BLAME_BYTES: u64 = 64 << 20;
+
 /// What to pull, and where to.
 #[derive(Debug, Clone)]
 pub struct PullOptions {
@@ -130,11 +134,12 @@ async fn unpack(
             let spec =
                 LayerSpec { media_type: &media_type, diff_id: &diff_id, digest: blob.digest() };
             let applied = staging.apply_layer(&spec, &mut reader).map_err(PullError::from);
-            // What a decompressor leaves behind its stream's end belongs to the blob as well.
-            let applied = applied.and_then(|_| {
-                let digest = blob.digest().to_string();
-                reader.finish().map_err(|source| PullError::Layer { digest, source })
-            });
+            // What a decompressor leaves behind its stream's end belongs to the blob as well. Where
+            // the content makes no sense, the rest of it shows whether it is what was asked for.
+            let rest = reader.finish(if applied.is_ok() { u64::MAX } else { MAX_BLAME_BYTES });
+            let digest = blob.digest().to_string();
+            let applied =
+                applied.and_then(|_| rest.map_err(|source| PullError::Layer { digest, source }));
             (staging, applied)
         });
         let (back, applied) =

@@ -29,7 +29,7 @@ pub struct Resolved {
     /// The platform that was chosen.
     pub platform: Platform,
     /// The manifest.
-    pub manifest: Manifest,
+    pub manifest: Box<Manifest>,
 }
 
 /// Asks what the reference stands for: one HEAD, and a GET only where HEAD does not say.
