@@ -1,1 +1,30 @@
 //! Pull an image from an OCI registry, verify it and unpack it into a root filesystem.
+//!
+//! ```text
+//! reference  what the user typed -> registry, repository, tag or digest
+//! platform   which of an index's images suits a machine
+//! verify     size and digest, before the end of anything is believed
+//! image      manifest, index, config: bytes -> checked types
+//! event      what a pull tells while it runs
+//! registry/  the only HTTP: TLS or not, logged in or not, mirror or not
+//! resolve    reference -> platform manifest and config
+//! fetch      layer descriptor -> verified byte stream
+//! apply/     byte streams -> a directory tree, staged and renamed
+//! pull       all of it in order, and the record beside the tree
+//! ```
+//!
+//! [`pull::pull`] is the whole; [`resolve`] and [`fetch`](mod@fetch) are its steps, for who wants a
+//! digest or a layer only. Nothing here prints: give an [`event::Observer`] to see what happens.
+
+pub mod apply;
+pub mod error;
+pub mod event;
+pub mod fetch;
+pub mod image;
+pub mod ownership;
+pub mod platform;
+pub mod pull;
+pub mod reference;
+pub mod registry;
+pub mod resolve;
+pub mod verify;

@@ -1,0 +1,314 @@
+//! The command line: what was typed, and what it means.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, ValueEnum};
+use ctsys::report::Explain;
+use ocipull::ownership::OwnershipChoice;
+use ocipull::platform::{Platform, PlatformError};
+use ocipull::reference::{ImageReference, Problem, ReferenceError, RegistryHost};
+use ocipull::registry::{CredentialSources, Login, RegistryOptions, default_files};
+
+/// Longest `--ca-cert` file, in bytes: a whole system's CAs have a quarter of it.
+const MAX_CA_BYTES: u64 = 1 << 20;
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ocipull",
+    version,
+    about = "Pull an image from an OCI registry and unpack it into a root filesystem",
+    override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR",
+    after_help = "\
+DEST holds the image's files afterwards; DEST.image.json, beside it, says which image it is. A DEST \
+that holds the image already is left as it is, unless --force is given. A pull that fails or is \
+interrupted leaves DEST as it was.
+
+Credentials come from --creds, else from the files of podman and docker.
+
+Exit codes: 0 success, 1 failure, 2 usage (a name that is no image reference among it), \
+130 interrupted, 143 terminated."
+)]
+pub(crate) struct Typed {
+    /// [REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST]; centos is docker.io/library/centos:latest
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// Directory for the root filesystem: new, empty, or one that ocipull made
+    #[arg(value_name = "DEST", required_unless_present = "bundle", conflicts_with = "bundle")]
+    dest: Option<PathBuf>,
+    /// Make an OCI bundle's directory: the root filesystem is DIR/rootfs
+    #[arg(long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Platform to choose from an index [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
+    /// Replace DEST, whatever it holds
+    #[arg(long)]
+    force: bool,
+    /// How files keep their owners: as root, by subordinate ids, or noted in an attribute
+    #[arg(long, value_enum, default_value_t = TypedOwnership::Auto)]
+    ownership: TypedOwnership,
+    #[command(flatten)]
+    registry: TypedRegistry,
+    /// Print a line a request: method, URL, status, type, digest, bytes, time
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print errors only
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+}
+
+#[derive(Debug, Args)]
+struct TypedRegistry {
+    /// Ask this registry first, as a mirror of the image's own
+    #[arg(long, value_name = "HOST[:PORT]", env = "OCIPULL_MIRROR")]
+    mirror: Option<String>,
+    /// Log in to the image's registry; without PASS the password is read from standard input
+    #[arg(long, value_name = "USER[:PASS]")]
+    creds: Option<String>,
+    /// Credentials in docker's or podman's form [default: their own files]
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// Talk to the registry without TLS; on a loopback address that is tried anyway
+    #[arg(long)]
+    plain_http: bool,
+    /// Do not check the registry's certificate
+    #[arg(long)]
+    insecure: bool,
+    /// Trust the CA certificates in FILE (PEM) as well
+    #[arg(long, value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TypedOwnership {
+    Auto,
+    Root,
+    Subuid,
+    Single,
+}
+
+/// What it means.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) reference: ImageReference,
+    /// Absolute, with a last component.
+    pub(crate) dest: PathBuf,
+    /// To be made if it is not there.
+    pub(crate) bundle: Option<PathBuf>,
+    pub(crate) platform: Platform,
+    pub(crate) force: bool,
+    pub(crate) ownership: OwnershipChoice,
+    pub(crate) registry: RegistryOptions,
+    pub(crate) output: Output,
+}
+
+/// How much is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    Quiet,
+    Normal,
+    Verbose,
+}
+
+/// What was typed means nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
+    #[error("invalid mirror")]
+    Mirror(#[source] Problem),
+    #[error("invalid destination {0:?}: want a directory with a name")]
+    Dest(PathBuf),
+    #[error("invalid credentials: want USER:PASS or USER")]
+    Creds,
+    #[error("cannot read {what} {path:?}")]
+    File {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("CA file {0:?} is larger than {MAX_CA_BYTES} bytes")]
+    LargeFile(PathBuf),
+    #[error("cannot read the password")]
+    Password(#[source] std::io::Error),
+}
+
+impl Explain for CliError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Reference(error) => error.hint(),
+            Self::Platform(_) => format!("this machine's is {}", Platform::host()),
+            Self::Mirror(_) => "give --mirror or OCIPULL_MIRROR as HOST or HOST:PORT".into(),
+            Self::Dest(_) => "name a directory, as in ./rootfs".into(),
+            Self::Creds => "give the user's name before the colon".into(),
+            Self::File { .. } | Self::LargeFile(_) => "check the file's path and mode".into(),
+            Self::Password(_) => "give it on standard input, or as --creds USER:PASS".into(),
+        })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::File { .. } | Self::LargeFile(_) | Self::Password(_) => 1,
+            _ => 2,
+        }
+    }
+}
+
+impl Typed {
+    /// What it means. Reads the CA file and, where it is not given, the password.
+    pub(crate) fn meaning(self) -> Result<Task, CliError> {
+        let reference: ImageReference = self.image.parse()?;
+        let (dest, bundle) = destination(self.dest, self.bundle)?;
+        let platform = match &self.platform {
+            Some(text) => text.parse()?,
+            None => Platform::host(),
+        };
+        let output = match (self.quiet, self.verbose) {
+            (true, _) => Output::Quiet,
+            (_, true) => Output::Verbose,
+            _ => Output::Normal,
+        };
+        Ok(Task {
+            reference,
+            dest,
+            bundle,
+            platform,
+            force: self.force,
+            ownership: self.ownership.meaning(),
+            registry: self.registry.meaning()?,
+            output,
+        })
+    }
+}
+
+impl TypedOwnership {
+    fn meaning(self) -> OwnershipChoice {
+        match self {
+            Self::Auto => OwnershipChoice::Auto,
+            Self::Root => OwnershipChoice::Root,
+            Self::Subuid => OwnershipChoice::Subuid,
+            Self::Single => OwnershipChoice::Single,
+        }
+    }
+}
+
+impl TypedRegistry {
+    fn meaning(self) -> Result<RegistryOptions, CliError> {
+        let mirror = match self.mirror.as_deref() {
+            // An empty variable is as good as none.
+            None | Some("") => None,
+            Some(text) => Some(text.parse::<RegistryHost>().map_err(CliError::Mirror)?),
+        };
+        let login = self.creds.map(login).transpose()?;
+        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        Ok(RegistryOptions {
+            mirror,
+            plain_http: self.plain_http,
+            insecure: self.insecure,
+            ca_pem: self.ca_cert.as_deref().map(read_ca).transpose()?,
+            credentials: CredentialSources {
+                login,
+                files: default_files(self.authfile.as_deref(), variable),
+            },
+        })
+    }
+}
+
+/// The root filesystem's directory as an absolute path that ends in a name, and the bundle's.
+fn destination(
+    dest: Option<PathBuf>,
+    bundle: Option<PathBuf>,
+) -> Result<(PathBuf, Option<PathBuf>), CliError> {
+    let typed = dest.or_else(|| bundle.as_ref().map(|dir| dir.join("rootfs"))).unwrap_or_default();
+    let absolute = std::path::absolute(&typed).map_err(|_| CliError::Dest(typed.clone()))?;
+    match absolute.file_name().map(OsString::from) {
+        Some(_) => Ok((absolute, bundle)),
+        None => Err(CliError::Dest(typed)),
+    }
+}
+
+fn login(creds: String) -> Result<Login, CliError> {
+    let (user, password) = match creds.split_once(':') {
+        Some((user, password)) => (user.to_owned(), Some(password.to_owned())),
+        None => (creds, None),
+    };
+    if user.is_empty() {
+        return Err(CliError::Creds);
+    }
+    let password = match password {
+        Some(password) => password,
+        None => crate::password::read(&user).map_err(CliError::Password)?,
+    };
+    Ok(Login { user, password })
+}
+
+fn read_ca(path: &Path) -> Result<Vec<u8>, CliError> {
+    let failed = |source| CliError::File { what: "the CA file", path: path.to_path_buf(), source };
+    let mut pem = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(MAX_CA_BYTES + 1).read_to_end(&mut pem).map_err(failed)?;
+    if pem.len() as u64 > MAX_CA_BYTES {
+        return Err(CliError::LargeFile(path.to_path_buf()));
+    }
+    Ok(pem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn meaning(arguments: &[&str]) -> Result<Task, CliError> {
+        Typed::try_parse_from([&["ocipull"], arguments].concat()).unwrap().meaning()
+    }
+
+    #[test]
+    fn the_table_of_flags_is_consistent() {
+        Typed::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bundle_has_its_rootfs_inside() {
+        let task = meaning(&["centos", "--bundle", "/x/pod"]).unwrap();
+        assert_eq!(task.dest, Path::new("/x/pod/rootfs"));
+        assert_eq!(task.bundle.as_deref(), Some(Path::new("/x/pod")));
+        for arguments in [&["centos"][..], &["centos", "d", "--bundle", "b"]] {
+            assert!(Typed::try_parse_from([&["ocipull"], arguments].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_destination_has_a_name() {
+        assert!(meaning(&["centos", "."]).unwrap().dest.file_name().is_some());
+        for dest in ["/", "..", "a/.."] {
+            assert!(matches!(meaning(&["centos", dest]), Err(CliError::Dest(_))), "{dest}");
+        }
+    }
+
+    #[test]
+    fn a_password_may_hold_colons() {
+        let task = meaning(&["centos", "d", "--creds", "u:a:b"]).unwrap();
+        let login = task.registry.credentials.login.unwrap();
+        assert_eq!((login.user.as_str(), login.password.as_str()), ("u", "a:b"));
+        assert!(matches!(meaning(&["centos", "d", "--creds", ":x"]), Err(CliError::Creds)));
+    }
+
+    #[test]
+    fn what_means_nothing_is_a_usage_error() {
+        for arguments in [
+            ["Centos", "d"].as_slice(),
+            &["a", "d", "--platform", "x"],
+            &["a", "d", "--mirror", "a/b"],
+        ] {
+            let error = meaning(arguments).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.hint().is_some());
+        }
+    }
+}

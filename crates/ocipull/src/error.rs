@@ -1,0 +1,58 @@
+//! Why a pull failed.
+
+use std::path::PathBuf;
+
+use ctsys::record::RecordError;
+use ctsys::report::Explain;
+
+use crate::apply::ApplyError;
+use crate::image::ImageError;
+use crate::registry::RegistryError;
+
+/// Why a pull failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The registry did not give what it was asked for.
+    #[error("cannot pull")]
+    Registry(#[from] RegistryError),
+    /// What it gave is no image that can be unpacked.
+    #[error("cannot pull")]
+    Image(#[from] ImageError),
+    /// The image could not be unpacked.
+    #[error("cannot unpack")]
+    Apply(#[from] ApplyError),
+    /// A layer's end could not be read. Its cause is a [`PullError::Registry`] in most cases.
+    #[error("cannot read layer {digest}")]
+    Layer {
+        /// Of the blob.
+        digest: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The record beside DEST is not readable.
+    #[error("cannot tell what DEST holds")]
+    Record(#[from] RecordError),
+    /// The thread that unpacks ended without a result.
+    #[error("cannot unpack into {0:?}: the unpacking thread ended early")]
+    Unpacker(PathBuf),
+}
+
+impl Explain for PullError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Registry(error) => error.hint(),
+            Self::Image(error) => error.hint(),
+            Self::Apply(error) => error.hint(),
+            Self::Record(_) => Some("remove it and pull with --force".into()),
+            Self::Layer { .. } | Self::Unpacker(_) => None,
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Apply(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
+}

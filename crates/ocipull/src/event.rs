@@ -1,0 +1,65 @@
+//! What a pull tells while it runs. The library prints nothing: who wants to see, observes.
+
+use std::time::Duration;
+
+use oci_spec::image::Digest;
+
+/// Receives events, from any thread, in the order in which they happen.
+pub trait Observer: Send + Sync {
+    /// Takes one. Should not block for long: the download waits meanwhile.
+    fn observe(&self, event: &Event<'_>);
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A request and its answer are over.
+    Exchange(&'a Exchange),
+    /// Something that the user should know and that is no failure. Not escaped for a terminal.
+    Notice(&'a str),
+    /// A layer begins.
+    LayerStarted(LayerInfo<'a>),
+    /// So many more bytes of the layer have been received and handed on.
+    LayerBytes {
+        /// The layer's place, from 0.
+        index: usize,
+        /// How many more.
+        bytes: u64,
+    },
+    /// A layer is verified and applied.
+    LayerDone(LayerInfo<'a>),
+}
+
+/// Which layer an event is about.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerInfo<'a> {
+    /// Its place, from 0, lowest first.
+    pub index: usize,
+    /// How many layers the image has.
+    pub total: usize,
+    /// Of the blob.
+    pub digest: &'a Digest,
+    /// Of the blob, in bytes.
+    pub size_bytes: u64,
+}
+
+/// One HTTP request and what became of it. Holds no secret: the URL is without user, password and
+/// the queries of others (signed URLs).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchange {
+    /// `HEAD`, `GET`.
+    pub method: &'static str,
+    /// Without secrets.
+    pub url: String,
+    /// The answer's status, or why there is none.
+    pub status: Result<u16, String>,
+    /// The answer's `Content-Type`. As the server sent it: escape it for a terminal.
+    pub content_type: Option<String>,
+    /// The answer's `Docker-Content-Digest`, else the digest that the body was checked against. As
+    /// the server sent it.
+    pub digest: Option<String>,
+    /// The body's bytes that were read; those that a HEAD promises.
+    pub bytes: u64,
+    /// From sending to the body's end.
+    pub elapsed: Duration,
+}

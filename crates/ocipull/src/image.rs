@@ -1,0 +1,440 @@
+//! Manifests, indexes and configs: bytes from a registry -> types that cannot be wrong. Pure.
+//!
+//! Docker's schema 2 and OCI's forms differ in media types alone, so one set of types holds both.
+
+use std::str::FromStr;
+
+use oci_client::manifest::{
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE,
+};
+use oci_spec::image::{Descriptor, Digest, ImageIndex, ImageManifest};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::platform::Platform;
+
+/// Longest manifest or index, in bytes: what registries accept (distribution-spec, "Pushing
+/// Manifests") and what containerd reads.
+pub const MAX_MANIFEST_BYTES: u64 = 4 << 20;
+/// Longest image config, in bytes. Configs of real images have a few kilobytes.
+pub const MAX_CONFIG_BYTES: u64 = 4 << 20;
+
+/// The four media types that a registry may answer a tag with, for `Accept`.
+pub const MANIFEST_MEDIA_TYPES: [&str; 4] = [
+    IMAGE_MANIFEST_MEDIA_TYPE,
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    OCI_IMAGE_MEDIA_TYPE,
+    OCI_IMAGE_INDEX_MEDIA_TYPE,
+];
+
+/// What a layer's media type may start with: OCI's, and docker's, plain or "foreign". What follows
+/// is the compression, which is seen in the bytes too.
+const LAYER_MEDIA_TYPES: [&str; 4] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+];
+/// What registries and builders send when they do not care.
+const UNTYPED: [&str; 3] = ["application/octet-stream", "application/json", "text/plain"];
+
+/// Why a body is not what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// Not JSON, or not of the right form.
+    #[error("cannot read {what}")]
+    Malformed {
+        /// `manifest`, `index`, `config`.
+        what: &'static str,
+        /// Where and how.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// JSON that could be taken for two things (CVE-2021-41190).
+    #[error("manifest is ambiguous: {0}")]
+    Ambiguous(String),
+    /// The form before 2016, without digests of the content.
+    #[error("image is of docker's schema 1, which is not supported")]
+    Schema1,
+    /// Something else that registries keep: a chart, a signature, a policy.
+    #[error("not a container image but an artifact of type {0:?}")]
+    Artifact(String),
+    /// A document of a type that is none of an image's.
+    #[error("unsupported media type {0:?}, want a manifest or an index")]
+    MediaType(String),
+    /// A layer that cannot be unpacked without a key.
+    #[error("layer {0} is encrypted, which is not supported")]
+    Encrypted(String),
+    /// A layer of a type that is no file system's.
+    #[error("layer {digest} has the unsupported media type {media_type:?}")]
+    LayerType {
+        /// The layer.
+        digest: String,
+        /// Its type.
+        media_type: String,
+    },
+    /// An index inside an index.
+    #[error("index entry {0} is an index itself, which is not supported")]
+    NestedIndex(String),
+    /// A diff_id that is no digest.
+    #[error("config has the invalid diff_id {0:?}")]
+    DiffId(String),
+    /// Manifest and config disagree.
+    #[error("manifest and config disagree: got {layers} layers and {diff_ids} diff_ids")]
+    LayerCount {
+        /// In the manifest.
+        layers: usize,
+        /// In the config.
+        diff_ids: usize,
+    },
+    /// No entry for the platform.
+    #[error("no image for platform {want}: got {}", list(got))]
+    NoPlatform {
+        /// What was asked for.
+        want: Platform,
+        /// What there is.
+        got: Vec<Platform>,
+    },
+}
+
+impl ImageError {
+    /// The remedy, in one line.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoPlatform { got, .. } => {
+                let first = got.first()?;
+                format!("choose one of them, as in --platform {first}")
+            }
+            Self::Schema1 => "push the image anew with a current docker, podman or skopeo".into(),
+            Self::Artifact(_) => "artifacts are fetched by oras or the tool that made them".into(),
+            Self::Encrypted(_) => "decrypt it first with skopeo copy --decryption-key".into(),
+            Self::NestedIndex(_) => "name the platform's manifest by its digest".into(),
+            _ => return None,
+        })
+    }
+}
+
+fn list(platforms: &[Platform]) -> String {
+    let names: Vec<String> = platforms.iter().map(Platform::to_string).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+/// What a tag or digest stands for.
+#[derive(Debug)]
+pub enum Document {
+    /// A list of images, one a platform.
+    Index(Index),
+    /// One image.
+    Manifest(Box<Manifest>),
+}
+
+/// The images of an index.
+#[derive(Debug)]
+pub struct Index {
+    entries: Vec<(Platform, Descriptor)>,
+}
+
+/// One image: its config and its layers, lowest first, of types that can be unpacked.
+#[derive(Debug)]
+pub struct Manifest {
+    /// Of the config.
+    pub config: Descriptor,
+    /// Of the layers.
+    pub layers: Vec<Descriptor>,
+}
+
+/// What ocipull needs of a config, and all of it for the record.
+#[derive(Debug)]
+pub struct Config {
+    /// The platform it states.
+    pub platform: Platform,
+    /// Digests of the uncompressed layers, lowest first.
+    pub diff_ids: Vec<Digest>,
+    /// As the registry sent it.
+    pub raw: Value,
+}
+
+impl Document {
+    /// Reads a body that came with `content_type`.
+    ///
+    /// The type is the header's, the document's own where the header says nothing; both must
+    /// agree, and a document that would pass for either kind is refused: else two clients could see
+    /// two images under one digest.
+    pub fn parse(body: &[u8], content_type: &str) -> Result<Self, ImageError> {
+        let value = parse_json(body, "manifest")?;
+        let own = value.get("mediaType").and_then(Value::as_str).unwrap_or_default();
+        let header = content_type.split(';').next().unwrap_or_default().trim();
+        let media_type = if header.is_empty() || UNTYPED.contains(&header) { own } else { header };
+        if value.get("schemaVersion").and_then(Value::as_u64) == Some(1)
+            || media_type.starts_with("application/vnd.docker.distribution.manifest.v1")
+        {
+            return Err(ImageError::Schema1);
+        }
+        if !own.is_empty() && own != media_type {
+            let reason = format!("got type {own:?} inside, {media_type:?} outside");
+            return Err(ImageError::Ambiguous(reason));
+        }
+        let lists = value.get("manifests").is_some();
+        let layered = value.get("layers").is_some() || value.get("config").is_some();
+        if lists && layered {
+            return Err(ImageError::Ambiguous("it has both manifests and layers".into()));
+        }
+        match media_type {
+            IMAGE_MANIFEST_LIST_MEDIA_TYPE | OCI_IMAGE_INDEX_MEDIA_TYPE => {
+                Index::from_json(value).map(Self::Index)
+            }
+            IMAGE_MANIFEST_MEDIA_TYPE | OCI_IMAGE_MEDIA_TYPE => {
+                Manifest::from_json(value).map(Box::new).map(Self::Manifest)
+            }
+            "" if lists => Index::from_json(value).map(Self::Index),
+            "" if layered => Manifest::from_json(value).map(Box::new).map(Self::Manifest),
+            other => Err(ImageError::MediaType(other.into())),
+        }
+    }
+}
+
+impl Index {
+    fn from_json(mut value: Value) -> Result<Self, ImageError> {
+        // Go writes an empty list as null.
+        fill_null(&mut value, "manifests");
+        let index: ImageIndex = from_value(value, "index")?;
+        let entries = index
+            .manifests()
+            .iter()
+            .filter_map(|descriptor| {
+                let platform = descriptor.platform().as_ref()?;
+                let platform = Platform::new(
+                    &platform.os().to_string(),
+                    &platform.architecture().to_string(),
+                    platform.variant().as_deref(),
+                );
+                (!platform.is_unknown()).then(|| (platform, descriptor.clone()))
+            })
+            .collect();
+        Ok(Self { entries })
+    }
+
+    /// The image for `wanted`: the closest variant, the first of equals.
+    pub fn choose(&self, wanted: &Platform) -> Result<(&Platform, &Descriptor), ImageError> {
+        let best = self
+            .entries
+            .iter()
+            .filter_map(|(platform, entry)| Some((wanted.suits(platform)?, platform, entry)))
+            .min_by_key(|(distance, ..)| *distance);
+        let Some((_, platform, entry)) = best else {
+            let got = self.entries.iter().map(|(platform, _)| platform.clone()).collect();
+            return Err(ImageError::NoPlatform { want: wanted.clone(), got });
+        };
+        match entry.media_type().to_string().as_str() {
+            IMAGE_MANIFEST_LIST_MEDIA_TYPE | OCI_IMAGE_INDEX_MEDIA_TYPE => {
+                Err(ImageError::NestedIndex(entry.digest().to_string()))
+            }
+            _ => Ok((platform, entry)),
+        }
+    }
+}
+
+impl Manifest {
+    fn from_json(mut value: Value) -> Result<Self, ImageError> {
+        fill_null(&mut value, "layers");
+        let artifact = value.get("artifactType").and_then(Value::as_str).map(str::to_owned);
+        let manifest: ImageManifest = from_value(value, "manifest")?;
+        match manifest.config().media_type().to_string().as_str() {
+            IMAGE_CONFIG_MEDIA_TYPE | IMAGE_DOCKER_CONFIG_MEDIA_TYPE => {}
+            other if UNTYPED.contains(&other) && artifact.is_none() => {}
+            other => return Err(ImageError::Artifact(artifact.unwrap_or_else(|| other.into()))),
+        }
+        for layer in manifest.layers() {
+            check_layer_type(layer)?;
+        }
+        Ok(Self { config: manifest.config().clone(), layers: manifest.layers().clone() })
+    }
+}
+
+impl Config {
+    /// Reads an image config, leniently: of its many members only the platform and the diff_ids
+    /// matter here, so oddities elsewhere are no reason to refuse an image.
+    pub fn parse(body: &[u8]) -> Result<Self, ImageError> {
+        #[derive(Deserialize)]
+        struct Members {
+            os: Option<String>,
+            architecture: Option<String>,
+            variant: Option<String>,
+            rootfs: Option<RootFs>,
+        }
+        #[derive(Deserialize)]
+        struct RootFs {
+            diff_ids: Option<Vec<String>>,
+        }
+        let raw = parse_json(body, "config")?;
+        let members: Members = from_value(raw.clone(), "config")?;
+        let Some(rootfs) = members.rootfs else {
+            return Err(ImageError::Artifact("config without a rootfs".into()));
+        };
+        let diff_ids = rootfs.diff_ids.unwrap_or_default();
+        let diff_ids = diff_ids
+            .iter()
+            .map(|id| Digest::from_str(id).map_err(|_| ImageError::DiffId(id.clone())))
+            .collect::<Result<_, _>>()?;
+        let platform = Platform::new(
+            members.os.as_deref().unwrap_or("linux"),
+            members.architecture.as_deref().unwrap_or("unknown"),
+            members.variant.as_deref(),
+        );
+        Ok(Self { platform, diff_ids, raw })
+    }
+
+    /// Whether the config belongs to `manifest`: one diff_id a layer.
+    pub fn check(&self, manifest: &Manifest) -> Result<(), ImageError> {
+        let (layers, diff_ids) = (manifest.layers.len(), self.diff_ids.len());
+        if layers == diff_ids { Ok(()) } else { Err(ImageError::LayerCount { layers, diff_ids }) }
+    }
+}
+
+fn check_layer_type(layer: &Descriptor) -> Result<(), ImageError> {
+    let media_type = layer.media_type().to_string();
+    let digest = layer.digest().to_string();
+    if media_type.ends_with("+encrypted") {
+        return Err(ImageError::Encrypted(digest));
+    }
+    let known = LAYER_MEDIA_TYPES.iter().any(|known| {
+        media_type
+            .strip_prefix(known)
+            .is_some_and(|rest| matches!(rest, "" | ".gzip" | "+gzip" | ".zstd" | "+zstd"))
+    });
+    if known { Ok(()) } else { Err(ImageError::LayerType { digest, media_type }) }
+}
+
+fn parse_json(body: &[u8], what: &'static str) -> Result<Value, ImageError> {
+    serde_json::from_slice(body).map_err(|source| ImageError::Malformed { what, source })
+}
+
+fn from_value<T: DeserializeOwned>(value: Value, what: &'static str) -> Result<T, ImageError> {
+    serde_json::from_value(value).map_err(|source| ImageError::Malformed { what, source })
+}
+
+fn fill_null(value: &mut Value, key: &str) {
+    if let Some(member) = value.get_mut(key)
+        && member.is_null()
+    {
+        *member = Value::Array(Vec::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn digest(n: u8) -> String {
+        format!("sha256:{}", format!("{n:02x}").repeat(32))
+    }
+
+    fn entry(n: u8, os: &str, arch: &str, variant: Option<&str>) -> Value {
+        let mut platform = json!({"os": os, "architecture": arch});
+        if let Some(variant) = variant {
+            platform["variant"] = variant.into();
+        }
+        json!({"mediaType": OCI_IMAGE_MEDIA_TYPE, "size": 2, "digest": digest(n), "platform": platform})
+    }
+
+    fn index(entries: Value) -> Index {
+        let body = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+        match Document::parse(body.as_bytes(), OCI_IMAGE_INDEX_MEDIA_TYPE).unwrap() {
+            Document::Index(index) => index,
+            Document::Manifest(_) => panic!("an index was read as a manifest"),
+        }
+    }
+
+    fn manifest(config_type: &str, layer_type: &str) -> Value {
+        json!({
+            "schemaVersion": 2,
+            "config": {"mediaType": config_type, "size": 2, "digest": digest(1)},
+            "layers": [{"mediaType": layer_type, "size": 3, "digest": digest(2)}],
+        })
+    }
+
+    fn parse(value: &Value, content_type: &str) -> Result<Document, ImageError> {
+        Document::parse(value.to_string().as_bytes(), content_type)
+    }
+
+    #[test]
+    fn the_closest_platform_is_chosen_and_attestations_are_skipped() {
+        let index = index(json!([
+            entry(1, "unknown", "unknown", None),
+            entry(2, "linux", "arm", Some("v6")),
+            entry(3, "linux", "arm", Some("v7")),
+            entry(4, "linux", "arm64", Some("v8")),
+        ]));
+        let chosen = |text: &str| {
+            index.choose(&text.parse().unwrap()).map(|(_, d)| d.digest().to_string()).unwrap()
+        };
+        assert_eq!(chosen("linux/arm/v7"), digest(3));
+        assert_eq!(chosen("linux/arm/v6"), digest(2));
+        assert_eq!(chosen("linux/arm64"), digest(4));
+        let error = index.choose(&"linux/s390x".parse().unwrap()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no image for platform linux/s390x: got linux/arm/v6, linux/arm/v7, linux/arm64"
+        );
+    }
+
+    #[test]
+    fn null_lists_are_empty() {
+        let error = index(Value::Null).choose(&Platform::host()).unwrap_err();
+        assert!(error.to_string().ends_with("got none"), "{error}");
+        let mut empty = manifest(IMAGE_CONFIG_MEDIA_TYPE, "");
+        empty["layers"] = Value::Null;
+        assert!(
+            matches!(parse(&empty, OCI_IMAGE_MEDIA_TYPE), Ok(Document::Manifest(m)) if m.layers.is_empty())
+        );
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+        let chart = manifest("application/vnd.cncf.helm.config.v1+json", layer);
+        assert!(matches!(parse(&chart, OCI_IMAGE_MEDIA_TYPE), Err(ImageError::Artifact(_))));
+        let encrypted = manifest(IMAGE_CONFIG_MEDIA_TYPE, &format!("{layer}+encrypted"));
+        assert!(matches!(parse(&encrypted, OCI_IMAGE_MEDIA_TYPE), Err(ImageError::Encrypted(_))));
+        let wasm = manifest(IMAGE_CONFIG_MEDIA_TYPE, "application/wasm");
+        assert!(matches!(parse(&wasm, OCI_IMAGE_MEDIA_TYPE), Err(ImageError::LayerType { .. })));
+        let schema1 = json!({"schemaVersion": 1, "fsLayers": []});
+        assert!(matches!(parse(&schema1, "application/json"), Err(ImageError::Schema1)));
+        assert!(matches!(parse(&json!({}), "text/html"), Err(ImageError::MediaType(_))));
+        assert!(matches!(Document::parse(b"<", ""), Err(ImageError::Malformed { .. })));
+    }
+
+    #[test]
+    fn one_document_is_never_two_things() {
+        let layer = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+        let mut both = manifest(IMAGE_DOCKER_CONFIG_MEDIA_TYPE, layer);
+        assert!(parse(&both, IMAGE_MANIFEST_MEDIA_TYPE).is_ok());
+        both["mediaType"] = OCI_IMAGE_INDEX_MEDIA_TYPE.into();
+        let error = parse(&both, IMAGE_MANIFEST_MEDIA_TYPE);
+        assert!(matches!(error, Err(ImageError::Ambiguous(_))));
+        both["mediaType"] = IMAGE_MANIFEST_MEDIA_TYPE.into();
+        both["manifests"] = json!([]);
+        let error = parse(&both, IMAGE_MANIFEST_MEDIA_TYPE);
+        assert!(matches!(error, Err(ImageError::Ambiguous(_))));
+    }
+
+    #[test]
+    fn a_config_needs_a_rootfs_with_as_many_diff_ids_as_layers() {
+        let body = json!({"os": "linux", "architecture": "amd64",
+            "rootfs": {"type": "layers", "diff_ids": [digest(7)]}});
+        let config = Config::parse(body.to_string().as_bytes()).unwrap();
+        assert_eq!(config.platform, "linux/amd64".parse().unwrap());
+        let none = Manifest {
+            config: serde_json::from_value(entry(1, "linux", "amd64", None)).unwrap(),
+            layers: vec![],
+        };
+        let error = config.check(&none).unwrap_err();
+        assert_eq!(error.to_string(), "manifest and config disagree: got 0 layers and 1 diff_ids");
+        assert!(matches!(Config::parse(b"{}"), Err(ImageError::Artifact(_))));
+        let bad = json!({"rootfs": {"diff_ids": ["../x"]}}).to_string();
+        assert!(matches!(Config::parse(bad.as_bytes()), Err(ImageError::DiffId(_))));
+    }
+}

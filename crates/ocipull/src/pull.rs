@@ -1,0 +1,186 @@
+//! The pipeline: a reference becomes a root filesystem with its record beside it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer};
+use oci_spec::image::{Descriptor, Digest};
+
+use crate::apply::{ApplyOptions, LayerSpec, Staging, Warning};
+use crate::error::PullError;
+use crate::event::{Event, LayerInfo};
+use crate::fetch::{self, Place};
+use crate::image::Config;
+use crate::platform::Platform;
+use crate::reference::ImageReference;
+use crate::registry::Registry;
+use crate::resolve::{self, Resolved};
+
+/// So much of a layer that could not be applied is still read, to see whether it was altered on its
+/// way: in bytes, a second or so of a good line.
+const MAX_BLAME_BYTES: u64 = 64 << 20;
+
+/// What to pull, and where to.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// The root filesystem's directory, absolute, with a last component.
+    pub dest: PathBuf,
+    /// For which platform.
+    pub platform: Platform,
+    /// How owners are stored.
+    pub ownership: Ownership,
+    /// Whether DEST may be replaced, whatever it holds.
+    pub force: bool,
+}
+
+/// What a pull did.
+#[derive(Debug)]
+pub enum Pulled {
+    /// DEST had the image already.
+    UpToDate {
+        /// Of the platform's manifest.
+        manifest_digest: String,
+    },
+    /// DEST is new.
+    Unpacked {
+        /// Of the platform's manifest.
+        manifest_digest: String,
+        /// How many layers.
+        layers: usize,
+        /// Their blobs' sizes together.
+        bytes: u64,
+        /// What could not be done as the image wants it.
+        warnings: Vec<Warning>,
+    },
+}
+
+/// Pulls the image. A failure, or dropping the future, leaves DEST as it was.
+///
+/// Must run within a tokio runtime; unpacking goes on in one of its blocking threads.
+pub async fn pull(
+    registry: Arc<Registry>,
+    reference: &ImageReference,
+    options: &PullOptions,
+) -> Result<Pulled, PullError> {
+    let present = if options.force { None } else { present(options)? };
+    let apply = ApplyOptions { ownership: options.ownership, force: options.force };
+    // Whether DEST may be written is said before the network is asked. Only a DEST that holds an
+    // image already may be full and yet right.
+    let staging = match present {
+        Some(_) => None,
+        None => Some(Staging::create(&options.dest, apply)?),
+    };
+    // A digest says by itself that nothing can have changed.
+    if let (Some(record), Some(digest)) = (&present, reference.digest())
+        && holds(record, digest)
+    {
+        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
+    }
+    let named = resolve::name(&registry, reference).await?;
+    if let Some(record) = present.as_ref().filter(|record| holds(record, &named.digest)) {
+        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
+    }
+    let mut resolved = resolve::resolve(&registry, named, &options.platform).await?;
+    if let Some(record) = present.filter(|record| holds(record, &resolved.manifest_digest)) {
+        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest });
+    }
+    let staging = match staging {
+        Some(staging) => staging,
+        None => Staging::create(&options.dest, apply)?,
+    };
+    let config = resolve::config(&registry, &mut resolved, &options.platform).await?;
+    let staging = unpack(&registry, &resolved, &config, staging, options).await?;
+    let record = record(reference, &resolved, config, options.ownership);
+    let warnings = staging.commit(&record)?;
+    Ok(Pulled::Unpacked {
+        manifest_digest: record.manifest_digest,
+        layers: record.layers.len(),
+        bytes: resolved.manifest.layers.iter().map(Descriptor::size).sum(),
+        warnings,
+    })
+}
+
+/// The record of what DEST holds, if it was made for this platform and with this ownership.
+fn present(options: &PullOptions) -> Result<Option<ImageRecord>, PullError> {
+    if !options.dest.is_dir() {
+        return Ok(None);
+    }
+    let record = ImageRecord::read(&options.dest)?;
+    Ok(record.filter(|record| {
+        let platform = Platform::from_record(&record.platform);
+        record.ownership == options.ownership && options.platform.suits(&platform).is_some()
+    }))
+}
+
+fn holds(record: &ImageRecord, digest: &Digest) -> bool {
+    [&record.resolved_digest, &record.manifest_digest].contains(&&digest.to_string())
+}
+
+/// Fetches and applies the layers, lowest first.
+async fn unpack(
+    registry: &Arc<Registry>,
+    resolved: &Resolved,
+    config: &Config,
+    mut staging: Staging,
+    options: &PullOptions,
+) -> Result<Staging, PullError> {
+    let layers = &resolved.manifest.layers;
+    for (index, (layer, diff_id)) in layers.iter().zip(&config.diff_ids).enumerate() {
+        let place = Place { index, total: layers.len() };
+        let (fetch, mut reader) = fetch::fetch(registry, layer, place);
+        let (blob, diff_id) = (layer.clone(), diff_id.clone());
+        let applying = tokio::task::spawn_blocking(move || {
+            let media_type = blob.media_type().to_string();
+            let spec =
+                LayerSpec { media_type: &media_type, diff_id: &diff_id, digest: blob.digest() };
+            let applied = staging.apply_layer(&spec, &mut reader).map_err(PullError::from);
+            // What a decompressor leaves behind its stream's end belongs to the blob as well. Where
+            // the content makes no sense, the rest of it shows whether it is what was asked for.
+            let rest = reader.finish(if applied.is_ok() { u64::MAX } else { MAX_BLAME_BYTES });
+            let digest = blob.digest().to_string();
+            let applied =
+                applied.and_then(|_| rest.map_err(|source| PullError::Layer { digest, source }));
+            (staging, applied)
+        });
+        let (back, applied) =
+            applying.await.map_err(|_| PullError::Unpacker(options.dest.clone()))?;
+        staging = back;
+        if let Err(error) = applied {
+            // A layer that cannot be read is the network's failure, not the unpacker's.
+            return Err(fetch.failure().map_or(error, PullError::from));
+        }
+        let info = LayerInfo {
+            index,
+            total: layers.len(),
+            digest: layer.digest(),
+            size_bytes: layer.size(),
+        };
+        registry.observer().observe(&Event::LayerDone(info));
+    }
+    Ok(staging)
+}
+
+fn record(
+    reference: &ImageReference,
+    resolved: &Resolved,
+    config: Config,
+    ownership: Ownership,
+) -> ImageRecord {
+    let layers = resolved.manifest.layers.iter().zip(&config.diff_ids);
+    ImageRecord {
+        version: RECORD_VERSION,
+        reference: reference.typed().to_owned(),
+        canonical_reference: reference.to_string(),
+        manifest_digest: resolved.manifest_digest.to_string(),
+        resolved_digest: resolved.resolved_digest.to_string(),
+        platform: resolved.platform.to_record(),
+        layers: layers
+            .map(|(layer, diff_id)| RecordedLayer {
+                digest: layer.digest().to_string(),
+                diff_id: diff_id.to_string(),
+            })
+            .collect(),
+        ownership,
+        config: config.raw,
+    }
+}

@@ -1,0 +1,449 @@
+//! What an image is called: `[registry/]repository[:tag][@digest]`. Pure.
+//!
+//! The grammar is that of github.com/distribution/reference, which docker, podman and containerd
+//! share. It is parsed here, not by [`oci_client::Reference`], because that one says of every
+//! mistake "invalid reference format" and knows no IPv6 hosts; the parts end up in one all the same.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+use oci_client::Reference;
+use oci_spec::image::{Digest, DigestAlgorithm};
+
+/// The registry that a name without a registry means.
+pub const DEFAULT_REGISTRY: &str = "docker.io";
+/// Where docker.io's registry API answers.
+const DEFAULT_REGISTRY_API: &str = "registry-1.docker.io";
+/// The name of docker.io in old references and in docker's credential file.
+const DEFAULT_REGISTRY_LEGACY: &str = "index.docker.io";
+/// docker.io keeps its unprefixed images there.
+const OFFICIAL_NAMESPACE: &str = "library";
+/// What a name with neither tag nor digest means.
+const DEFAULT_TAG: &str = "latest";
+
+/// Longest repository, in bytes (distribution/reference, `RepositoryNameTotalLengthMax`).
+const MAX_REPOSITORY_BYTES: usize = 255;
+/// Longest tag, in bytes (distribution-spec, "Pulling manifests").
+const MAX_TAG_BYTES: usize = 128;
+/// Longest host name, in bytes (RFC 1035, section 2.3.4), with brackets and a port.
+const MAX_HOST_BYTES: usize = 255 + 8;
+
+/// An image in a registry, by tag, by digest or by both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageReference {
+    typed: String,
+    registry: RegistryHost,
+    inner: Reference,
+    digest: Option<Digest>,
+}
+
+/// A registry's host, with a port if one was given: `docker.io`, `localhost:5000`, `[::1]:5000`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RegistryHost {
+    name: String,
+}
+
+/// Which part of a reference cannot be right, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid image reference {typed:?}: {problem}")]
+pub struct ReferenceError {
+    typed: String,
+    problem: Problem,
+}
+
+/// What is wrong with a part of a reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Nothing was given.
+    #[error("it is empty")]
+    Empty,
+    /// `https://…`
+    #[error("it starts with the scheme {0:?}, want a registry or a repository first")]
+    Scheme(String),
+    /// The registry part.
+    #[error("registry {host:?}: {reason}")]
+    Registry {
+        /// As typed.
+        host: String,
+        /// Why it is none.
+        reason: &'static str,
+    },
+    /// A registry with nothing after it.
+    #[error("no repository after the registry {0:?}")]
+    NoRepository(String),
+    /// The repository part.
+    #[error("repository {repository:?}: {reason}")]
+    Repository {
+        /// As typed.
+        repository: String,
+        /// Why it is none.
+        reason: &'static str,
+    },
+    /// The tag.
+    #[error("tag {0:?}: want at most {MAX_TAG_BYTES} letters, digits, _ . - and no . or - first")]
+    Tag(String),
+    /// The digest.
+    #[error("digest {0:?}: want sha256: and 64 lower-case hexadecimal digits")]
+    Digest(String),
+}
+
+impl ReferenceError {
+    /// What is wrong.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// The remedy, in one line.
+    pub fn hint(&self) -> String {
+        match &self.problem {
+            Problem::Scheme(scheme) => {
+                format!("leave {scheme}:// out; --plain-http asks for a registry without TLS")
+            }
+            Problem::Repository { repository, .. }
+                if *repository != repository.to_ascii_lowercase() =>
+            {
+                format!("try {}", repository.to_ascii_lowercase())
+            }
+            _ => "write [REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST], as in centos:latest or \
+                  quay.io/centos/centos:stream9"
+                .into(),
+        }
+    }
+}
+
+impl ImageReference {
+    /// As the user typed it.
+    pub fn typed(&self) -> &str {
+        &self.typed
+    }
+
+    /// The registry the image belongs to, whoever serves it.
+    pub fn registry(&self) -> &RegistryHost {
+        &self.registry
+    }
+
+    /// The repository: `library/centos`.
+    pub fn repository(&self) -> &str {
+        self.inner.repository()
+    }
+
+    /// The tag, if one was given or nothing else was.
+    pub fn tag(&self) -> Option<&str> {
+        self.inner.tag()
+    }
+
+    /// The digest, if one was given. It wins over a tag.
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// What a registry is asked for: the digest, else the tag.
+    pub fn selector(&self) -> &str {
+        self.digest.as_ref().map_or_else(|| self.tag().unwrap_or(DEFAULT_TAG), |d| d.as_ref())
+    }
+}
+
+impl fmt::Display for ImageReference {
+    /// Written out: `docker.io/library/centos:latest`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl FromStr for ImageReference {
+    type Err = ReferenceError;
+
+    fn from_str(typed: &str) -> Result<Self, ReferenceError> {
+        parse(typed).map_err(|problem| ReferenceError { typed: typed.into(), problem })
+    }
+}
+
+fn parse(typed: &str) -> Result<ImageReference, Problem> {
+    if typed.is_empty() {
+        return Err(Problem::Empty);
+    }
+    if let Some((scheme, _)) = typed.split_once("://") {
+        return Err(Problem::Scheme(scheme.into()));
+    }
+    let (rest, digest) = match typed.split_once('@') {
+        Some((rest, text)) => (rest, Some(parse_digest(text)?)),
+        None => (typed, None),
+    };
+    let (name, tag) = split_tag(rest);
+    if let Some(tag) = tag
+        && !is_tag(tag)
+    {
+        return Err(Problem::Tag(tag.into()));
+    }
+    let (host, path) = split_registry(name);
+    let registry = RegistryHost::from_str(host.unwrap_or(DEFAULT_REGISTRY))?;
+    if path.is_empty() {
+        return Err(Problem::NoRepository(registry.name));
+    }
+    check_repository(path)?;
+    let path = match registry.is_default() && !path.contains('/') {
+        true => format!("{OFFICIAL_NAMESPACE}/{path}"),
+        false => path.to_owned(),
+    };
+    let host = registry.name.clone();
+    let inner = match (tag, &digest) {
+        (Some(tag), Some(d)) => {
+            Reference::with_tag_and_digest(host, path, tag.into(), d.to_string())
+        }
+        (None, Some(d)) => Reference::with_digest(host, path, d.to_string()),
+        (tag, None) => Reference::with_tag(host, path, tag.unwrap_or(DEFAULT_TAG).into()),
+    };
+    Ok(ImageReference { typed: typed.into(), registry, inner, digest })
+}
+
+/// A colon after the last slash starts the tag; one before it belongs to a port or an address.
+fn split_tag(rest: &str) -> (&str, Option<&str>) {
+    match rest.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') && !name.is_empty() => (name, Some(tag)),
+        _ => (rest, None),
+    }
+}
+
+/// The first component is a registry when it looks like a host: that is docker's rule, which all
+/// peers follow.
+fn split_registry(name: &str) -> (Option<&str>, &str) {
+    match name.split_once('/') {
+        Some((first, rest))
+            if first.contains(['.', ':', '['])
+                || first == "localhost"
+                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+        {
+            (Some(first), rest)
+        }
+        _ => (None, name),
+    }
+}
+
+fn parse_digest(text: &str) -> Result<Digest, Problem> {
+    let digest = Digest::from_str(text).map_err(|_| Problem::Digest(text.into()))?;
+    match digest.algorithm() {
+        DigestAlgorithm::Sha256 | DigestAlgorithm::Sha384 | DigestAlgorithm::Sha512 => Ok(digest),
+        _ => Err(Problem::Digest(text.into())),
+    }
+}
+
+fn is_tag(tag: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    tag.len() <= MAX_TAG_BYTES
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|b| word(b) || b == b'.' || b == b'-')
+}
+
+fn check_repository(path: &str) -> Result<(), Problem> {
+    let wrong = |reason| Err(Problem::Repository { repository: path.into(), reason });
+    if path.len() > MAX_REPOSITORY_BYTES {
+        return wrong("longer than 255 bytes");
+    }
+    if path.bytes().any(|b| b.is_ascii_uppercase()) {
+        return wrong("it must be lower case");
+    }
+    if path.split('/').any(str::is_empty) {
+        return wrong("a component between slashes is empty");
+    }
+    if !path.split('/').all(is_component) {
+        return wrong("want lower-case letters and digits, separated by one of . _ __ or dashes");
+    }
+    Ok(())
+}
+
+/// `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*`
+fn is_component(component: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let ends_plain = |b: Option<u8>| b.is_some_and(plain);
+    ends_plain(component.bytes().next())
+        && ends_plain(component.bytes().last())
+        && component
+            .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            .all(|gap| matches!(gap, "" | "." | "_" | "__") || gap.bytes().all(|b| b == b'-'))
+}
+
+impl RegistryHost {
+    /// As it stands in a reference: `docker.io`, `localhost:5000`.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// The host that answers the registry API, with the port if there is one.
+    pub fn api_host(&self) -> &str {
+        if self.is_default() { DEFAULT_REGISTRY_API } else { &self.name }
+    }
+
+    /// Whether this is docker.io.
+    pub fn is_default(&self) -> bool {
+        self.name == DEFAULT_REGISTRY
+    }
+
+    /// Whether it is on this machine: `localhost`, 127.0.0.0/8 or `::1`.
+    pub fn is_loopback(&self) -> bool {
+        let (host, _) = split_port(&self.name);
+        match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => host == "localhost" || host.ends_with(".localhost"),
+        }
+    }
+}
+
+impl fmt::Display for RegistryHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl FromStr for RegistryHost {
+    type Err = Problem;
+
+    /// Parses `HOST[:PORT]`. Host names are case-insensitive and kept in lower case.
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        let wrong = |reason| Err(Problem::Registry { host: text.into(), reason });
+        if text.len() > MAX_HOST_BYTES {
+            return wrong("longer than a host name may be");
+        }
+        let (host, port) = split_port(text);
+        if let Some(port) = port
+            && !(port.bytes().all(|b| b.is_ascii_digit())
+                && port.parse::<u16>().is_ok_and(|p| p != 0))
+        {
+            return wrong("want a port from 1 to 65535 after the colon");
+        }
+        if let Some(address) = host.strip_prefix('[') {
+            let address = address.strip_suffix(']').map(str::parse::<Ipv6Addr>);
+            if !matches!(address, Some(Ok(_))) {
+                return wrong("want an IPv6 address between the brackets");
+            }
+        } else if !host.split('.').all(is_label) {
+            return wrong("want a host name or an address, IPv6 ones in brackets");
+        }
+        let name = text.to_ascii_lowercase();
+        let name = if name == DEFAULT_REGISTRY_LEGACY { DEFAULT_REGISTRY.into() } else { name };
+        Ok(Self { name })
+    }
+}
+
+/// `host` and `port` of `host:port`; the colons inside brackets are the address's.
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    let after_bracket = text.rfind(']').map_or(0, |at| at + 1);
+    match text.get(after_bracket..).and_then(|t| t.rfind(':')) {
+        Some(at) => {
+            let (host, port) = text.split_at(after_bracket + at);
+            (host, port.get(1..))
+        }
+        None => (text, None),
+    }
+}
+
+fn is_label(label: &str) -> bool {
+    let plain = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    plain(label.bytes().next())
+        && plain(label.bytes().last())
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHA: &str = "sha256:a1801b843b1bfaf77c501e7a6d3f709401a1e0c83863037fa3aab063a7fdb9dc";
+
+    #[test]
+    fn short_names_are_written_out() {
+        for (typed, canonical) in [
+            ("centos", "docker.io/library/centos:latest"),
+            ("centos:7", "docker.io/library/centos:7"),
+            ("user/app", "docker.io/user/app:latest"),
+            ("docker.io/centos", "docker.io/library/centos:latest"),
+            ("index.docker.io/centos:latest", "docker.io/library/centos:latest"),
+            ("quay.io/centos/centos:stream9", "quay.io/centos/centos:stream9"),
+            ("localhost/app", "localhost/app:latest"),
+            ("localhost:5000", "docker.io/library/localhost:5000"),
+            ("localhost:5000/app", "localhost:5000/app:latest"),
+            ("127.0.0.1:5000/a/b/c:v1", "127.0.0.1:5000/a/b/c:v1"),
+            ("[::1]:5000/app:1", "[::1]:5000/app:1"),
+            ("[2001:db8::1]/app", "[2001:db8::1]/app:latest"),
+            ("Registry.Example.org/a", "registry.example.org/a:latest"),
+            ("f/a--b__c.d_e", "docker.io/f/a--b__c.d_e:latest"),
+        ] {
+            let parsed: ImageReference = typed.parse().unwrap();
+            assert_eq!(parsed.to_string(), canonical, "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_digest_wins_over_the_tag() {
+        let parsed: ImageReference = format!("centos:7@{SHA}").parse().unwrap();
+        assert_eq!((parsed.tag(), parsed.selector()), (Some("7"), SHA));
+        let parsed: ImageReference = format!("centos@{SHA}").parse().unwrap();
+        assert_eq!((parsed.tag(), parsed.selector()), (None, SHA));
+        assert_eq!(parsed.to_string(), format!("docker.io/library/centos@{SHA}"));
+    }
+
+    #[test]
+    fn the_offending_part_is_named() {
+        for (typed, part) in [
+            ("", "empty"),
+            ("https://quay.io/a", "scheme \"https\""),
+            ("Centos", "repository \"Centos\": it must be lower case"),
+            ("a:b:c/d", "registry \"a:b:c\""),
+            ("a/../b", "repository \"a/../b\""),
+            ("a//b", "between slashes is empty"),
+            ("a/b/", "between slashes is empty"),
+            ("quay.io/", "no repository after the registry \"quay.io\""),
+            ("a:", "tag \"\""),
+            ("a:-x", "tag \"-x\""),
+            ("a:b c", "tag \"b c\""),
+            ("a@sha256:12", "digest \"sha256:12\""),
+            ("a@md5:d41d8cd98f00b204e9800998ecf8427e", "digest \"md5:"),
+            ("a@", "digest \"\""),
+            ("host:99999/a", "port from 1 to 65535"),
+            ("[::1/a", "IPv6 address between the brackets"),
+            ("[fe80::1%25eth0]/a", "IPv6 address between the brackets"),
+            ("-a.b/c", "registry \"-a.b\""),
+            ("a b", "repository \"a b\""),
+            ("a___b", "repository"),
+            ("user:pass@quay.io/a", "digest"),
+        ] {
+            let error = typed.parse::<ImageReference>().unwrap_err().to_string();
+            assert!(error.contains(part), "{typed:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_ecosystems_parser() {
+        for typed in
+            ["centos", "a/b:c", "localhost:5000/x", "a.b/c/d", "a_b", "a..b", "a-/b", "A/b"]
+        {
+            let ours = typed.parse::<ImageReference>().map(|r| r.to_string()).ok();
+            let theirs = typed.parse::<Reference>().map(|r| r.to_string()).ok();
+            // Theirs keeps the case of a host name and reads an upper-case first component as a
+            // host only if it has a dot.
+            assert_eq!(ours.is_some(), theirs.is_some(), "{typed}: {ours:?} {theirs:?}");
+            if !typed.starts_with('A') {
+                assert_eq!(ours, theirs, "{typed}");
+            }
+        }
+    }
+
+    #[test]
+    fn loopback_hosts() {
+        for host in
+            ["localhost", "localhost:1", "127.3.2.1:5000", "[::1]", "[::1]:2", "x.localhost"]
+        {
+            assert!(host.parse::<RegistryHost>().unwrap().is_loopback(), "{host}");
+        }
+        for host in ["docker.io", "127.0.0.1.example.org", "[::2]", "10.0.0.1", "mylocalhost"] {
+            assert!(!host.parse::<RegistryHost>().unwrap().is_loopback(), "{host}");
+        }
+    }
+
+    #[test]
+    fn docker_io_answers_elsewhere() {
+        let parsed: ImageReference = "centos".parse().unwrap();
+        assert_eq!(parsed.registry().api_host(), "registry-1.docker.io");
+        assert_eq!(parsed.registry().as_str(), "docker.io");
+    }
+}

@@ -1,0 +1,156 @@
+//! Running the real ocipull, away from the user's own files and variables.
+
+#![allow(dead_code, reason = "every test file uses its part")]
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use testkit::registry::{Registry, RegistryOptions};
+
+/// A directory of the test's own, with a home that holds no credentials.
+pub struct Place {
+    dir: tempfile::TempDir,
+}
+
+/// A run that ended.
+pub struct Run {
+    pub command: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The binary, in this directory, with an environment that holds nothing of the caller's.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ocipull"));
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", self.dir.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Run {
+        Run::of(self.command(arguments))
+    }
+
+    /// Names in the directory that a pull made or left behind.
+    pub fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.path()).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    pub fn record(&self, dest: &str) -> serde_json::Value {
+        let path = self.path(&format!("{dest}.image.json"));
+        let text = std::fs::read(&path).unwrap_or_else(|e| panic!("no record at {path:?}: {e}"));
+        serde_json::from_slice(&text).unwrap()
+    }
+}
+
+impl Run {
+    pub fn of(mut command: Command) -> Self {
+        let output = command.output().unwrap();
+        Self {
+            command: format!("{command:?}"),
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// It worked, and standard output, which is for data, has none.
+    #[track_caller]
+    pub fn succeeded(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self}");
+        assert_eq!(self.stdout, "", "{self}");
+        self
+    }
+
+    /// It failed with this code, one line that holds all of `words`, and at most one hint.
+    #[track_caller]
+    pub fn failed(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{self}");
+        let errors: Vec<&str> =
+            self.stderr.lines().filter(|line| line.starts_with("ocipull: ")).collect();
+        assert_eq!(errors.len(), 1, "one line for one failure: {self}");
+        for word in words {
+            assert!(errors[0].contains(word), "want {word:?} in the error: {self}");
+        }
+        let hints = self.stderr.lines().filter(|line| line.starts_with("hint: ")).count();
+        assert!(hints <= 1, "{self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn hints(self, word: &str) -> Self {
+        let hint = self.stderr.lines().find(|line| line.starts_with("hint: "));
+        assert!(hint.is_some_and(|hint| hint.contains(word)), "want a hint with {word:?}: {self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn says(self, word: &str) -> Self {
+        assert!(self.stderr.contains(word), "want {word:?}: {self}");
+        self
+    }
+
+    #[track_caller]
+    pub fn keeps_secret(self, word: &str) -> Self {
+        assert!(
+            !self.stderr.contains(word) && !self.stdout.contains(word),
+            "{word:?} is out: {self}"
+        );
+        self
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { command, code, stdout, stderr } = self;
+        write!(f, "{command}\ncode: {code:?}\nstdout:\n{stdout}\nstderr:\n{stderr}")
+    }
+}
+
+/// A small image of two layers under `app:v1`, for any platform the tests run on.
+pub fn small_image() -> testkit::image::Image {
+    use testkit::layers::{Compression, LayerBuilder};
+    let lower = LayerBuilder::new().dir("etc", 0o755).file("etc/name", "lower\n");
+    let upper = LayerBuilder::new().dir("etc", 0o755).file("etc/more", "upper\n");
+    testkit::image::Image::new()
+        .layer(lower.build(Compression::Gzip))
+        .layer(upper.build(Compression::Zstd))
+        .cmd(&["/bin/sh"])
+}
+
+pub fn serve(options: RegistryOptions) -> (Registry, testkit::image::BuiltImage) {
+    let registry = Registry::start(options);
+    let built = small_image().push(&registry, "app", "v1");
+    (registry, built)
+}
+
+pub fn assert_absent(path: &Path) {
+    assert!(!path.exists(), "{path:?} should not exist");
+}
+
+/// An address on which nothing listens.
+pub fn free_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
