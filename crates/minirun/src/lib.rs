@@ -2,6 +2,10 @@
 //!
 //! ```text
 //! cli -> config -> launch | plan -> handshake -> rootfs -> init -> reap
+//!                         | run (outside: maps, state, monitor) -> lifecycle, exec
 //! ```
 
+pub mod exec;
 pub mod launch;
+pub mod lifecycle;
+pub mod run;
