@@ -9,13 +9,35 @@ use serde_json::{Map, Value};
 const KEY_ORDER: &[(&str, &[&str])] = &[
     (
         "",
-        &["ociVersion", "process", "root", "hostname", "domainname", "mounts", "hooks",
-          "annotations", "linux"],
+        &[
+            "ociVersion",
+            "process",
+            "root",
+            "hostname",
+            "domainname",
+            "mounts",
+            "hooks",
+            "annotations",
+            "linux",
+        ],
     ),
     (
         "process",
-        &["terminal", "consoleSize", "user", "args", "commandLine", "env", "cwd", "capabilities",
-          "rlimits", "noNewPrivileges", "apparmorProfile", "oomScoreAdj", "selinuxLabel"],
+        &[
+            "terminal",
+            "consoleSize",
+            "user",
+            "args",
+            "commandLine",
+            "env",
+            "cwd",
+            "capabilities",
+            "rlimits",
+            "noNewPrivileges",
+            "apparmorProfile",
+            "oomScoreAdj",
+            "selinuxLabel",
+        ],
     ),
     ("user", &["uid", "gid", "umask", "additionalGids", "username"]),
     ("capabilities", &["bounding", "effective", "inheritable", "permitted", "ambient"]),
@@ -24,8 +46,19 @@ const KEY_ORDER: &[(&str, &[&str])] = &[
     ("mounts", &["destination", "type", "source", "options", "uidMappings", "gidMappings"]),
     (
         "linux",
-        &["uidMappings", "gidMappings", "sysctl", "resources", "cgroupsPath", "namespaces",
-          "devices", "seccomp", "rootfsPropagation", "maskedPaths", "readonlyPaths"],
+        &[
+            "uidMappings",
+            "gidMappings",
+            "sysctl",
+            "resources",
+            "cgroupsPath",
+            "namespaces",
+            "devices",
+            "seccomp",
+            "rootfsPropagation",
+            "maskedPaths",
+            "readonlyPaths",
+        ],
     ),
     ("uidMappings", &["containerID", "hostID", "size"]),
     ("gidMappings", &["containerID", "hostID", "size"]),
@@ -38,10 +71,14 @@ const KEY_ORDER: &[(&str, &[&str])] = &[
 /// # Errors
 /// When a path in it is not UTF-8, which JSON cannot say.
 pub fn to_text(spec: &Spec) -> Result<String, serde_json::Error> {
-    let value = to_value(spec)?;
+    Ok(value_to_text(&to_value(spec)?))
+}
+
+/// As [`to_text`], of a configuration that is JSON already.
+pub fn value_to_text(value: &Value) -> String {
     let mut text = String::with_capacity(8 << 10);
-    write(&mut text, "", 0, &value);
-    Ok(text)
+    write(&mut text, "", 0, value);
+    text
 }
 
 /// The configuration as JSON that is the same for equal configurations: the sets of capabilities,
@@ -111,8 +148,7 @@ mod tests {
             "zz": 1, "linux": {"namespaces": [{"path": "/p", "type": "pid"}]}, "aa": [], "root": {},
             "process": {"cwd": "/\n", "terminal": true},
         });
-        let mut text = String::new();
-        write(&mut text, "", 0, &value);
+        let text = value_to_text(&value);
         let want = "{\n\t\"process\": {\n\t\t\"terminal\": true,\n\t\t\"cwd\": \"/\\n\"\n\t},\n\t\"root\": {},\n\t\
             \"linux\": {\n\t\t\"namespaces\": [\n\t\t\t{\n\t\t\t\t\"type\": \"pid\",\n\t\t\t\t\"path\": \"/p\"\n\t\t\t}\n\t\t]\n\t},\n\t\
             \"aa\": [],\n\t\"zz\": 1\n}";

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxCapabilities, LinuxDeviceCgroup, LinuxIdMapping,
-    LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount, PosixRlimit, PosixRlimitType,
-    Process, Root, Spec, User,
+    LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxResources, Mount,
+    PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
 };
 
 /// The version of runtime-spec that the configuration names: that of Debian 12's runc, and one
@@ -82,9 +82,9 @@ pub(crate) fn namespace(typ: LinuxNamespaceType) -> LinuxNamespace {
 }
 
 pub(crate) fn mapping(inside: u32, outside: u32, count: u32) -> LinuxIdMapping {
-    let mut mapping = LinuxIdMapping::default();
-    mapping.set_container_id(inside).set_host_id(outside).set_size(count);
-    mapping
+    let line = LinuxIdMappingBuilder::default();
+    // Every field has a default, so the builder cannot fail.
+    line.container_id(inside).host_id(outside).size(count).build().unwrap_or_default()
 }
 
 fn process() -> Process {
@@ -98,8 +98,9 @@ fn process() -> Process {
         .set_inheritable(None)
         .set_permitted(three())
         .set_ambient(three());
-    let mut nofile = PosixRlimit::default();
-    nofile.set_typ(PosixRlimitType::RlimitNofile).set_hard(1024).set_soft(1024);
+    let nofile = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile);
+    // Every field has a default, so the builder cannot fail.
+    let nofile = nofile.hard(1024_u64).soft(1024_u64).build().unwrap_or_default();
     let mut process = Process::default();
     process
         .set_terminal(Some(true))
@@ -208,6 +209,10 @@ mod tests {
         assert_eq!(linux.gid_mappings().as_deref(), Some(&[mapping(0, 1001, 1)][..]));
         assert!(linux.resources().is_none());
         let options = spec.mounts().iter().flatten().filter_map(|m| m.options().as_ref()).flatten();
-        assert!(!options.clone().any(|o| o.starts_with("gid=")), "{:?}", options.collect::<Vec<_>>());
+        assert!(
+            !options.clone().any(|o| o.starts_with("gid=")),
+            "{:?}",
+            options.collect::<Vec<_>>()
+        );
     }
 }

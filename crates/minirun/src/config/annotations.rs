@@ -45,11 +45,14 @@ pub(super) fn convert(
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value.filter(|v| !v.is_empty())?)))
         .collect();
-    let mut labels: Vec<_> = config.and_then(|c| c.labels().clone()).into_iter().flatten().collect();
+    let mut labels: Vec<_> =
+        config.and_then(|c| c.labels().clone()).into_iter().flatten().collect();
     labels.sort();
     for (key, value) in labels {
         if key.is_empty() || ORDERS.iter().any(|prefix| key.starts_with(prefix)) {
-            notes.push(format!("the image's label {key:?} would give orders to the runtime and was left out"));
+            notes.push(format!(
+                "the image's label {key:?} would give orders to the runtime and was left out"
+            ));
         } else {
             // A label stands above what the image's other fields say.
             annotations.insert(key, value);

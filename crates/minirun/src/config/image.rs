@@ -71,7 +71,11 @@ impl Image {
 fn environment(entries: Vec<String>, notes: &mut Vec<String>) -> Vec<String> {
     let is_variable = |entry: &String| entry.find('=').is_some_and(|at| at > 0);
     let (good, bad): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_variable);
-    notes.extend(bad.iter().map(|e| format!("the image's environment entry {e:?} is no NAME=value and was left out")));
+    notes.extend(
+        bad.iter().map(|e| {
+            format!("the image's environment entry {e:?} is no NAME=value and was left out")
+        }),
+    );
     good
 }
 

@@ -29,11 +29,11 @@ pub mod volume;
 use std::path::Path;
 
 use ctsys::idmap::{IdMaps, IdRange, MapWriter};
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Root, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Root, Spec, User};
 
 use crate::caller::Caller;
 use crate::spec;
-use crate::user::Accounts;
+use crate::user::{Accounts, UserError};
 use image::Image;
 
 /// Where commands are looked for when the image does not say: docker's and runc's default.
@@ -65,7 +65,7 @@ pub struct Inputs<'a> {
 }
 
 /// The configuration without flags. `process.args` is empty for an image that names no command.
-pub fn generate(inputs: &Inputs<'_>) -> Result<Spec, crate::user::UserError> {
+pub fn generate(inputs: &Inputs<'_>) -> Result<Spec, UserError> {
     let mut spec = spec::example(inputs.caller.cgroup2);
     spec::to_rootless(&mut spec, inputs.caller.uid, inputs.caller.gid);
     let mut root = Root::default();
@@ -137,6 +137,11 @@ pub fn maps_of(spec: &Spec, caller: &Caller, helpers: Option<MapWriter>) -> Opti
     Some(IdMaps { uids, gids, writer })
 }
 
+/// The user that `text` (USER[:GROUP]) means in the root filesystem at `rootfs`.
+pub fn user_of(text: &str, rootfs: &Path) -> Result<User, UserError> {
+    Ok(process::user(&Accounts::read(rootfs).resolve(&text.parse()?)?))
+}
+
 /// Whether the map holds `id` as seen from inside.
 pub(crate) fn is_mapped(map: &[IdRange], id: u32) -> bool {
     map.iter().any(|r| id.checked_sub(r.inside).is_some_and(|above| above < r.count))
@@ -150,6 +155,3 @@ pub(crate) fn settable_gids(maps: &IdMaps, gids: Vec<u32>) -> Vec<u32> {
         _ => gids.into_iter().filter(|&gid| is_mapped(&maps.gids, gid)).collect(),
     }
 }
-
-#[cfg(test)]
-mod tests;

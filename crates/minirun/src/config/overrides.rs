@@ -90,7 +90,8 @@ fn change_process(
     overrides: &Overrides,
     context: &Context<'_>,
 ) -> Result<(), UserError> {
-    let args = command(process.args().as_deref().unwrap_or_default(), overrides, context.entrypoint);
+    let args =
+        command(process.args().as_deref().unwrap_or_default(), overrides, context.entrypoint);
     process.set_args(Some(args)).set_terminal(Some(context.terminal));
     if let Some(wanted) = &overrides.user {
         change_user(process, context, context.accounts.resolve(wanted)?);
@@ -129,9 +130,9 @@ fn change_user(process: &mut Process, context: &Context<'_>, ids: Ids) {
         let home = format!("HOME={}", context.accounts.home(ids.uid));
         set_variable(process.env_mut().get_or_insert_default(), home);
     }
-    if let Some(capabilities) = process.capabilities_mut() {
-        change_capabilities(capabilities, ids.uid);
-    }
+    let capabilities = process.capabilities().as_ref();
+    let changed = capabilities.map(|sets| change_capabilities(sets.clone(), ids.uid));
+    process.set_capabilities(changed);
     let additional_gids = settable_gids(context.maps, ids.additional_gids);
     process.set_user(user(&Ids { additional_gids, ..ids }));
 }

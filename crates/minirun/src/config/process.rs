@@ -75,15 +75,16 @@ fn capabilities(uid: u32) -> LinuxCapabilities {
     capabilities
 }
 
-/// Makes the sets those of another user. A configuration that has ambient capabilities knows
+/// The sets for another user. A configuration that has ambient capabilities knows
 /// better which it wants, and stays.
-pub(super) fn change_capabilities(capabilities: &mut LinuxCapabilities, uid: u32) {
-    if capabilities.ambient().as_ref().is_some_and(|set| !set.is_empty()) {
-        return;
+pub(super) fn change_capabilities(mut sets: LinuxCapabilities, uid: u32) -> LinuxCapabilities {
+    if sets.ambient().as_ref().is_some_and(|set| !set.is_empty()) {
+        return sets;
     }
-    let bounding = capabilities.bounding().clone().unwrap_or_default();
+    let bounding = sets.bounding().clone().unwrap_or_default();
     let held = if uid == 0 { bounding } else { HashSet::new() };
-    capabilities.set_effective(Some(held.clone())).set_permitted(Some(held));
+    sets.set_effective(Some(held.clone())).set_permitted(Some(held));
+    sets
 }
 
 /// The name before the `=`.

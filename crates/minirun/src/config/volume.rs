@@ -76,9 +76,7 @@ impl Volume {
     pub(super) fn to_mount(&self) -> Mount {
         let access = if self.read_only { "ro" } else { "rw" };
         let mut mount = spec::mount("", "bind", "", &["rbind", "rprivate", access]);
-        mount
-            .set_destination(self.destination.clone())
-            .set_source(Some(self.source.clone()));
+        mount.set_destination(self.destination.clone()).set_source(Some(self.source.clone()));
         mount
     }
 }
