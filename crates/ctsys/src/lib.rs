@@ -5,6 +5,7 @@
 //! report  error chain + hint -> one line, one hint, an exit code
 //! clone   a child by clone3, in namespaces of its own
 //! ns      joining the namespaces of another process
+//! confine what a helper process gives up
 //! fdpass  descriptors over a unix socket
 //! process who a process is, beyond its reusable number
 //! idmap   which subordinate ids the caller may use, and installing them in a user namespace
@@ -16,6 +17,7 @@
 //! This is the only crate of the workspace in which `unsafe` may stand.
 
 pub mod clone;
+pub mod confine;
 pub mod error;
 pub mod fdpass;
 pub mod idmap;
