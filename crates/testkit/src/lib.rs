@@ -13,6 +13,7 @@
 // A helper for tests fails by panic, with a message that says what it could not do.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 
+pub mod docker_registry;
 pub mod image;
 pub mod images;
 pub mod layers;
