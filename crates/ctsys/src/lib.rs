@@ -29,3 +29,4 @@ pub mod state;
 pub mod xattr;
 
 pub use error::SysError;
+pub use nix::errno::Errno;

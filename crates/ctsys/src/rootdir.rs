@@ -304,7 +304,11 @@ fn remove_below(
         Err(e) if e.errno() == Errno::ENOENT => return Ok(()),
         other => return other,
     }
-    let own = open_to_remove(dir, name)?;
+    let own = match open_to_remove(dir, name) {
+        // Another run removes the same.
+        Err(e) if e.errno() == Errno::ENOENT => return Ok(()),
+        other => other?,
+    };
     if let Some(top) = top.filter(|_| depth >= MAX_REMOVE_DEPTH) {
         *moved_up += 1;
         let aside = format!(".removing-{}-{moved_up}", std::process::id());
