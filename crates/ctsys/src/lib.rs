@@ -3,19 +3,30 @@
 //! ```text
 //! error   what a failed system call was: call, arguments, errno
 //! report  error chain + hint -> one line, one hint, an exit code
+//! clone   a child by clone3, in namespaces of its own
+//! ns      joining the namespaces of another process
+//! fdpass  descriptors over a unix socket
 //! process who a process is, beyond its reusable number
 //! idmap   which subordinate ids the caller may use, and installing them in a user namespace
+//! rootdir file operations below a directory that an image's data fills
+//! xattr   extended attributes of open files
 //! record  what ocipull leaves beside a root filesystem and minirun reads
 //! state   where a container's record lies: owner-checked directory, lock, atomic write
 //! ```
 //!
 //! This is the only crate of the workspace in which `unsafe` may stand.
 
+pub mod clone;
 pub mod error;
+pub mod fdpass;
 pub mod idmap;
+pub mod ns;
 pub mod process;
 pub mod record;
 pub mod report;
+pub mod rootdir;
 pub mod state;
+pub mod xattr;
 
 pub use error::SysError;
+pub use nix::errno::Errno;

@@ -46,7 +46,7 @@ impl TestUser {
     /// The same user with an `XDG_RUNTIME_DIR` of this value's own, removed when it is dropped: for
     /// tests that list what runs, beside others that do the same.
     pub fn isolated(mut self) -> Self {
-        let dir = self.dir_in(&self.home.join("run"), "r");
+        let dir = self.dir_in(&self.home.join("run"), "r", 0o700);
         self.runtime_dir = dir.path().to_owned();
         self._own_runtime_dir = Some(dir);
         self
@@ -102,7 +102,7 @@ impl TestUser {
     /// A new directory that the user owns and can reach; removed on drop with root's power, so also
     /// what belongs to subordinate ids or has no permissions.
     pub fn tempdir(&self) -> UserDir {
-        self.dir_in(&std::env::temp_dir(), "testkit-")
+        self.dir_in(&std::env::temp_dir(), "testkit-", 0o755)
     }
 
     /// Gives a path to the user (not what is below it, no symlink followed).
@@ -145,8 +145,9 @@ impl TestUser {
         Self { name, uid, gid, home, runtime_dir, _own_runtime_dir: None }
     }
 
-    fn dir_in(&self, parent: &Path, prefix: &str) -> UserDir {
+    fn dir_in(&self, parent: &Path, prefix: &str, mode: u32) -> UserDir {
         let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(parent).unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
         chown(dir.path(), Some(self.uid), Some(self.gid)).unwrap();
         UserDir(dir)
     }
@@ -278,8 +279,9 @@ mod tests {
         assert!(with.subgids().is_some());
         assert_eq!((without.subuids(), without.subgids()), (None, None));
         // The set-uid helper agrees.
-        let script = "unshare --user sleep 5 & sleep 0.3; newuidmap $! 0 $(id -u) 1 1 $0 65536; \
-                      code=$?; kill $!; exit $code";
+        let script = "unshare --user sleep 60 & pid=$!; ns() { readlink /proc/$1/ns/user; }; \
+                      while [ $(ns $pid) = $(ns self) ]; do sleep 0.02; done; \
+                      newuidmap $pid 0 $(id -u) 1 1 $0 65536; code=$?; kill $pid; exit $code";
         let map = |user: &TestUser| {
             let start = start.to_string();
             user.command("sh").args(["-c", script, &start]).output().unwrap()
@@ -304,8 +306,8 @@ mod tests {
     fn isolated_users_have_their_own_runtime_dir() {
         let (a, b) = (TestUser::without_subids().isolated(), TestUser::without_subids().isolated());
         assert_ne!(a.runtime_dir(), b.runtime_dir());
-        assert_eq!(sh(&a, "touch $XDG_RUNTIME_DIR/x; echo $XDG_RUNTIME_DIR"), {
-            a.runtime_dir().display().to_string()
+        assert_eq!(sh(&a, "touch $XDG_RUNTIME_DIR/x; stat -c %n:%a $XDG_RUNTIME_DIR"), {
+            format!("{}:700", a.runtime_dir().display())
         });
         let path = a.runtime_dir().to_owned();
         drop(a);

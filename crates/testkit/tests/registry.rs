@@ -1,5 +1,8 @@
 //! The registry, driven by real clients.
 
+// Helpers of tests fail by panic, as the tests do.
+#![allow(clippy::unwrap_used)]
+
 use std::process::{Command, Output};
 use std::time::Duration;
 use testkit::image::{Image, Index, Platform};
@@ -41,7 +44,7 @@ impl Answer {
 fn curl(registry: &Registry, path: &str, args: &[&str]) -> Answer {
     let head = tempfile::NamedTempFile::new().unwrap();
     let output = Command::new("curl")
-        .args(["--silent", "--show-error", "--max-time", "10", "--noproxy", "*"])
+        .args(["--silent", "--show-error", "--max-time", "60", "--noproxy", "*"])
         .arg("--dump-header")
         .arg(head.path())
         .args(args)
@@ -244,14 +247,14 @@ fn faults_change_success_as_asked_and_as_often_as_asked() {
 fn faults_of_endless_and_silent_bodies() {
     let registry = registry(RegistryOptions::default());
     registry.inject(Rule::new(Fault::Endless(None)).times(1));
-    let endless = curl(&registry, &blob_path(), &["--limit-rate", "1M", "--max-time", "1"]);
+    let endless = curl(&registry, &blob_path(), &["--limit-rate", "1M", "--max-time", "2"]);
     assert_eq!(endless.code, Some(28), "CURLE_OPERATION_TIMEDOUT");
     assert!(endless.body.len() > layer().bytes.len(), "{}", endless.body.len());
     registry.inject(Rule::new(Fault::StallAt(10)).times(1));
-    let stalled = curl(&registry, &blob_path(), &["--max-time", "0.5"]);
+    let stalled = curl(&registry, &blob_path(), &["--speed-limit", "1", "--speed-time", "1"]);
     assert_eq!((stalled.code, stalled.body.len()), (Some(28), 10), "CURLE_OPERATION_TIMEDOUT");
     registry.inject(Rule::new(Fault::Hang).times(1));
-    assert_eq!(curl(&registry, "/v2/", &["--max-time", "0.5"]).code, Some(28));
+    assert_eq!(curl(&registry, "/v2/", &["--max-time", "1"]).code, Some(28));
     assert_eq!(registry.requests()[2].status, 0);
 }
 
@@ -262,7 +265,9 @@ fn a_large_body_that_is_cut_arrives_up_to_the_cut() {
     for (fault, code) in [(Fault::TruncateAt(12_345_678), 18), (Fault::StallAt(12_345_678), 28)] {
         registry.inject(Rule::new(fault).times(1));
         let path = format!("/v2/a/b/blobs/{digest}");
-        let answer = curl(&registry, &path, &["--limit-rate", "40M", "--max-time", "3"]);
+        // Slowed, so that the sockets' buffers are full when the end comes.
+        let slow = ["--limit-rate", "20M", "--speed-limit", "1", "--speed-time", "2"];
+        let answer = curl(&registry, &path, &slow);
         assert_eq!((answer.code, answer.body.len()), (Some(code), 12_345_678));
     }
 }
@@ -311,6 +316,32 @@ fn skopeo_pushes_and_pulls() {
     let other = Registry::start(RegistryOptions::default());
     assert_eq!(other.load_oci_layout(&back, "x/y", "z"), image.digest());
     assert_eq!(other.blob(&layer().digest).unwrap(), layer().bytes);
+}
+
+/// From a container made from scratch, in a storage of the test's own.
+#[test]
+fn buildah_pushes() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = format!("--root={}", dir.path().join("root").display());
+    let runroot = format!("--runroot={}", dir.path().join("run").display());
+    let common = [root.as_str(), &runroot, "--storage-driver=vfs"];
+    let buildah = |args: &[&str]| {
+        let output = tool("buildah", &[&common, args].concat());
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let registry = Registry::start(RegistryOptions::default());
+    std::fs::write(dir.path().join("motd"), "pushed by buildah\n").unwrap();
+    let container = buildah(&["from", "scratch"]);
+    let motd = dir.path().join("motd");
+    buildah(&["copy", &container, motd.to_str().unwrap(), "/etc/motd"]);
+    buildah(&["commit", &container, "made"]);
+    let to = format!("docker://{}/from/buildah:1", registry.host());
+    buildah(&["push", "--tls-verify=false", "made", &to]);
+    let (_, media_type, manifest) = registry.manifest("from/buildah", "1").unwrap();
+    assert_eq!(media_type, media::OCI_MANIFEST);
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let digest = manifest["layers"][0]["digest"].as_str().unwrap();
+    assert!(registry.blob(digest).is_some(), "{manifest}");
 }
 
 #[test]
