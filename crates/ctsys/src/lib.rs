@@ -10,6 +10,8 @@
 //! process who a process is, beyond its reusable number
 //! idmap   which subordinate ids the caller may use, and installing them in a user namespace
 //! inroot  reading a file of a root filesystem without leaving it
+//! rootdir file operations below a directory that an image's data fills
+//! xattr   extended attributes of open files
 //! record  what ocipull leaves beside a root filesystem and minirun reads
 //! state   where a container's record lies: owner-checked directory, lock, atomic write
 //! ```
@@ -26,6 +28,9 @@ pub mod ns;
 pub mod process;
 pub mod record;
 pub mod report;
+pub mod rootdir;
 pub mod state;
+pub mod xattr;
 
 pub use error::SysError;
+pub use nix::errno::Errno;

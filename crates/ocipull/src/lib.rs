@@ -9,7 +9,8 @@
 //! registry/  the only HTTP: TLS or not, logged in or not, mirror or not
 //! resolve    reference -> platform manifest and config
 //! fetch      layer descriptor -> verified byte stream
-//! apply/     byte streams -> a directory tree, staged and renamed
+//! decompress media type or magic number -> tar stream
+//! apply/     tar streams -> a directory tree, staged and renamed
 //! pull       all of it in order, and the record beside the tree
 //! ```
 //!
@@ -17,6 +18,7 @@
 //! digest or a layer only. Nothing here prints: give an [`event::Observer`] to see what happens.
 
 pub mod apply;
+pub mod decompress;
 pub mod error;
 pub mod event;
 pub mod fetch;

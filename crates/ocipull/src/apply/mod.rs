@@ -1,81 +1,39 @@
-//! Stand-in for the unpacker until it is merged: takes the layers and writes none of them.
+//! Layers to a root filesystem.
+//!
+//! ```text
+//! blob -> decompress -> pipe -> tar -> name -> shape -> layer -> tree -> staging -> DEST
+//!         (sniffed)    (hash)  (entry) (clean) (resolve) (merge)  (fds)   (rename)
+//! ```
+//!
+//! What the result is where specifications leave room:
+//!
+//! - A layer is a tree of its own that is laid over those below, as overlayfs does it. [`shape`]
+//!   says what that means for symbolic links: a layer's own are followed within the root, those of
+//!   lower layers are shadowed.
+//! - Whiteouts and opaque markers hide lower layers only, wherever in their layer they stand.
+//! - Directories that no entry describes are root's, 0755 and of 1970, or keep what a lower layer
+//!   says. Directories keep the times that layers give them, whatever is made in them afterwards.
+//! - A hard link has the metadata of its target, whatever its own entry says.
+//! - Among equal paths in a layer the last wins.
+//!
+//! Paths are resolved in memory; on disk every directory is opened without following a link, and
+//! every name is made anew, never opened ([`ctsys::rootdir`]).
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+mod error;
+mod layer;
+pub mod limits;
+mod meta;
+pub mod name;
+mod pipe;
+mod place;
+mod remove;
+pub mod shape;
+mod staging;
+pub mod tar;
+mod tree;
+mod warning;
 
-use ctsys::record::{ImageRecord, Ownership, record_path};
-use oci_spec::image::Digest;
-
-/// Stand-in.
-#[derive(Debug)]
-pub struct Staging {
-    dest: PathBuf,
-    temporary: PathBuf,
-}
-/// Stand-in.
-#[derive(Debug, Clone, Copy)]
-pub struct ApplyOptions {
-    /// ownership
-    pub ownership: Ownership,
-    /// force
-    pub force: bool,
-}
-/// Stand-in.
-#[derive(Debug)]
-pub struct LayerSpec<'a> {
-    /// type
-    pub media_type: &'a str,
-    /// id
-    pub diff_id: &'a Digest,
-    /// digest
-    pub digest: &'a Digest,
-}
-/// Stand-in.
-#[derive(Debug)]
-pub struct LayerStats;
-/// Stand-in.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Warning(String);
-/// Stand-in.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ApplyError(String);
-impl ctsys::report::Explain for ApplyError {}
-impl Staging {
-    /// Stand-in.
-    pub fn create(dest: &Path, options: ApplyOptions) -> Result<Self, ApplyError> {
-        let full = std::fs::read_dir(dest).is_ok_and(|mut d| d.next().is_some());
-        if full && !options.force {
-            return Err(ApplyError(format!("{dest:?} is not empty")));
-        }
-        let temporary = dest.with_extension("staging");
-        std::fs::create_dir(&temporary).map_err(|e| ApplyError(e.to_string()))?;
-        Ok(Self { dest: dest.into(), temporary })
-    }
-    /// Stand-in.
-    pub fn apply_layer(
-        &mut self,
-        layer: &LayerSpec<'_>,
-        blob: &mut (dyn Read + Send),
-    ) -> Result<LayerStats, ApplyError> {
-        let name = layer.digest.digest();
-        let mut file = std::fs::File::create(self.temporary.join(name))
-            .map_err(|e| ApplyError(e.to_string()))?;
-        std::io::copy(blob, &mut file).map_err(|e| ApplyError(e.to_string()))?;
-        Ok(LayerStats)
-    }
-    /// Stand-in.
-    pub fn commit(self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
-        let _ = std::fs::remove_dir_all(&self.dest);
-        std::fs::rename(&self.temporary, &self.dest).map_err(|e| ApplyError(e.to_string()))?;
-        std::fs::write(record_path(&self.dest), record.to_json())
-            .map_err(|e| ApplyError(e.to_string()))?;
-        Ok(Vec::new())
-    }
-}
-impl Drop for Staging {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.temporary);
-    }
-}
+pub use error::{ApplyError, EntryError};
+pub use remove::remove;
+pub use staging::{ApplyOptions, LayerSpec, LayerStats, Staging};
+pub use warning::Warning;

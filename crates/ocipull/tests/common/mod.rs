@@ -9,29 +9,29 @@ use std::process::{Command, Stdio};
 use testkit::registry::{Registry, RegistryOptions};
 
 /// A directory of the test's own, with a home that holds no credentials.
-pub struct Place {
+pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
 /// A run that ended.
-pub struct Run {
-    pub command: String,
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Run {
+    pub(crate) command: String,
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The binary, in this directory, with an environment that holds nothing of the caller's.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ocipull"));
         command
             .args(arguments)
@@ -43,12 +43,12 @@ impl Place {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Run {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
         Run::of(self.command(arguments))
     }
 
     /// Names in the directory that a pull made or left behind.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir.path()).unwrap();
         let mut names: Vec<String> = entries
             .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
@@ -57,7 +57,7 @@ impl Place {
         names
     }
 
-    pub fn record(&self, dest: &str) -> serde_json::Value {
+    pub(crate) fn record(&self, dest: &str) -> serde_json::Value {
         let path = self.path(&format!("{dest}.image.json"));
         let text = std::fs::read(&path).unwrap_or_else(|e| panic!("no record at {path:?}: {e}"));
         serde_json::from_slice(&text).unwrap()
@@ -65,7 +65,7 @@ impl Place {
 }
 
 impl Run {
-    pub fn of(mut command: Command) -> Self {
+    pub(crate) fn of(mut command: Command) -> Self {
         let output = command.output().unwrap();
         Self {
             command: format!("{command:?}"),
@@ -77,7 +77,7 @@ impl Run {
 
     /// It worked, and standard output, which is for data, has none.
     #[track_caller]
-    pub fn succeeded(self) -> Self {
+    pub(crate) fn succeeded(self) -> Self {
         assert_eq!(self.code, Some(0), "{self}");
         assert_eq!(self.stdout, "", "{self}");
         self
@@ -85,7 +85,7 @@ impl Run {
 
     /// It failed with this code, one line that holds all of `words`, and at most one hint.
     #[track_caller]
-    pub fn failed(self, code: i32, words: &[&str]) -> Self {
+    pub(crate) fn failed(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self}");
         let errors: Vec<&str> =
             self.stderr.lines().filter(|line| line.starts_with("ocipull: ")).collect();
@@ -99,20 +99,20 @@ impl Run {
     }
 
     #[track_caller]
-    pub fn hints(self, word: &str) -> Self {
+    pub(crate) fn hints(self, word: &str) -> Self {
         let hint = self.stderr.lines().find(|line| line.starts_with("hint: "));
         assert!(hint.is_some_and(|hint| hint.contains(word)), "want a hint with {word:?}: {self}");
         self
     }
 
     #[track_caller]
-    pub fn says(self, word: &str) -> Self {
+    pub(crate) fn says(self, word: &str) -> Self {
         assert!(self.stderr.contains(word), "want {word:?}: {self}");
         self
     }
 
     #[track_caller]
-    pub fn keeps_secret(self, word: &str) -> Self {
+    pub(crate) fn keeps_secret(self, word: &str) -> Self {
         assert!(
             !self.stderr.contains(word) && !self.stdout.contains(word),
             "{word:?} is out: {self}"
@@ -129,7 +129,7 @@ impl fmt::Display for Run {
 }
 
 /// A small image of two layers under `app:v1`, for any platform the tests run on.
-pub fn small_image() -> testkit::image::Image {
+pub(crate) fn small_image() -> testkit::image::Image {
     use testkit::layers::{Compression, LayerBuilder};
     let lower = LayerBuilder::new().dir("etc", 0o755).file("etc/name", "lower\n");
     let upper = LayerBuilder::new().dir("etc", 0o755).file("etc/more", "upper\n");
@@ -139,18 +139,18 @@ pub fn small_image() -> testkit::image::Image {
         .cmd(&["/bin/sh"])
 }
 
-pub fn serve(options: RegistryOptions) -> (Registry, testkit::image::BuiltImage) {
+pub(crate) fn serve(options: RegistryOptions) -> (Registry, testkit::image::BuiltImage) {
     let registry = Registry::start(options);
     let built = small_image().push(&registry, "app", "v1");
     (registry, built)
 }
 
-pub fn assert_absent(path: &Path) {
+pub(crate) fn assert_absent(path: &Path) {
     assert!(!path.exists(), "{path:?} should not exist");
 }
 
 /// An address on which nothing listens.
-pub fn free_port() -> String {
+pub(crate) fn free_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }

@@ -1,0 +1,237 @@
+//! What can go wrong between a layer and a root filesystem.
+
+use std::io;
+use std::path::PathBuf;
+
+use ctsys::record::RecordError;
+use ctsys::report::Explain;
+use ctsys::{Errno, SysError};
+use oci_spec::image::Digest;
+
+use super::name::NameError;
+use super::shape::ShapeError;
+use super::tar::TarError;
+use crate::decompress::DecompressError;
+
+/// Why a root filesystem could not be made, replaced or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The destination has something in it.
+    #[error("destination {dest:?} exists and is not empty")]
+    Exists {
+        /// As named by the user.
+        dest: PathBuf,
+    },
+    /// The destination is something else than a directory.
+    #[error("destination {dest:?} is {found}, want a directory or nothing")]
+    NotADirectory {
+        /// As named by the user.
+        dest: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A destination such as `.` or `/`: there is nothing beside it that could take its place.
+    #[error("destination {dest:?} does not end in a directory's name")]
+    Unnamed {
+        /// As named by the user.
+        dest: PathBuf,
+    },
+    /// A mount point cannot be replaced by a rename.
+    #[error("destination {dest:?} is a mount point")]
+    MountPoint {
+        /// As named by the user.
+        dest: PathBuf,
+    },
+    /// There is nothing to remove.
+    #[error("{dest:?} does not exist")]
+    Missing {
+        /// As named by the user.
+        dest: PathBuf,
+    },
+    /// A directory that is not known to be an image's.
+    #[error("{dest:?} has no image record")]
+    NoRecord {
+        /// As named by the user.
+        dest: PathBuf,
+    },
+    /// The destination, its parent or the staging directory could not be worked on.
+    #[error("cannot {action} {path:?}")]
+    Directory {
+        /// What was tried: `open`, `replace`.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: SysError,
+    },
+    /// The record beside the destination.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The blob cannot be decompressed.
+    #[error("cannot unpack layer {digest}")]
+    Decompress {
+        /// Of the blob.
+        digest: Digest,
+        /// The cause.
+        #[source]
+        source: DecompressError,
+    },
+    /// The stream fails before its end.
+    #[error("cannot read layer {digest}")]
+    Stream {
+        /// Of the blob.
+        digest: Digest,
+        /// The cause: of the network, the decoder, or a check of the blob.
+        #[source]
+        source: io::Error,
+    },
+    /// The stream is no tar stream, or one that is refused.
+    #[error("cannot unpack layer {digest}")]
+    Tar {
+        /// Of the blob.
+        digest: Digest,
+        /// The cause.
+        #[source]
+        source: TarError,
+    },
+    /// One entry of the layer.
+    #[error("cannot unpack \"{}\" of layer {digest}", path.escape_ascii())]
+    Entry {
+        /// Of the blob.
+        digest: Digest,
+        /// As in the layer.
+        path: Vec<u8>,
+        /// The cause.
+        #[source]
+        source: EntryError,
+    },
+    /// The layer's content is not what the image's config says.
+    #[error("content of layer {digest} is not the image's: got diff_id {got}, want {want}")]
+    DiffId {
+        /// Of the blob.
+        digest: Digest,
+        /// As computed.
+        got: String,
+        /// As in the config.
+        want: Digest,
+    },
+    /// A diff_id that cannot be checked is not believed.
+    #[error(
+        "cannot check diff_id {diff_id}: got an unknown algorithm, want sha256, sha384 or sha512"
+    )]
+    DigestAlgorithm {
+        /// As in the config.
+        diff_id: Digest,
+    },
+    /// Metadata of a directory, once all else is there.
+    #[error("cannot set the metadata of directory \"/{}\"", path.escape_ascii())]
+    Metadata {
+        /// In the root filesystem.
+        path: Vec<u8>,
+        /// The cause.
+        #[source]
+        source: EntryError,
+    },
+    /// No thread could be started.
+    #[error("cannot start a thread")]
+    Thread {
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why one entry cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EntryError {
+    /// Its name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The way to it.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// Its data.
+    #[error(transparent)]
+    Tar(#[from] TarError),
+    /// A system call.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// An owner that no file can have.
+    #[error("invalid {which}: got {got}, want 0 to 4294967294")]
+    Id {
+        /// `uid` or `gid`.
+        which: &'static str,
+        /// As in the layer.
+        got: i64,
+    },
+    /// An owner that the user namespace does not have.
+    #[error("owner {uid}:{gid} is outside of the subordinate ids granted")]
+    UnmappedId {
+        /// User.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// A device number that is none.
+    #[error("invalid device number {major}:{minor}")]
+    Device {
+        /// As in the layer.
+        major: i64,
+        /// As in the layer.
+        minor: i64,
+    },
+    /// The root itself as a link or a file.
+    #[error("the root can only be a directory")]
+    RootKind,
+    /// A type of entry that nobody specified.
+    #[error("unknown entry type {:?}", char::from(*.0))]
+    UnknownType(u8),
+    /// A hard link to nothing.
+    #[error("hard link to \"{}\", which does not exist", .0.escape_ascii())]
+    NoLinkTarget(Vec<u8>),
+    /// A hard link to a directory.
+    #[error("hard link to \"{}\", which is a directory", .0.escape_ascii())]
+    LinkToDirectory(Vec<u8>),
+    /// More default access control lists than are kept.
+    #[error("more access control lists of directories than {limit} bytes")]
+    TooManyAcls {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+impl Explain for ApplyError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Exists { .. } => "use --force to replace it, or name another directory",
+            Self::NotADirectory { .. } | Self::Unnamed { .. } => {
+                "name a directory that does not exist yet, such as ./rootfs"
+            }
+            Self::MountPoint { .. } => "name a directory below the mount point",
+            Self::NoRecord { .. } => "only what ocipull unpacked is removed by it; use rm -r",
+            Self::Missing { .. } => "check the path",
+            Self::Entry { source: EntryError::UnmappedId { .. }, .. }
+            | Self::Metadata { source: EntryError::UnmappedId { .. }, .. } => {
+                "grant more ids in /etc/subuid and /etc/subgid, or use --ownership single"
+            }
+            Self::Entry { source: EntryError::Sys(e), .. } | Self::Directory { source: e, .. } => {
+                return sys_hint(e);
+            }
+            Self::DiffId { .. } => "the image is damaged or was tampered with; pull it anew",
+            _ => return None,
+        };
+        Some(hint.into())
+    }
+}
+
+fn sys_hint(error: &SysError) -> Option<String> {
+    let hint = match error.errno() {
+        Errno::ENOSPC | Errno::EDQUOT => {
+            "free some space, or name a destination on another file system"
+        }
+        Errno::EACCES | Errno::EPERM => "check who owns the directory",
+        _ => return None,
+    };
+    Some(hint.into())
+}

@@ -1,0 +1,309 @@
+//! One layer onto the tree, entry by entry.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use ctsys::rootdir::{self, NodeKind};
+use ctsys::{Errno, SysError};
+
+use super::error::EntryError;
+use super::meta::Metadata;
+use super::name::{self, AUFS_LINKS_DIR, Name};
+use super::shape::{LayerShape, Made};
+use super::tar::sparse::Extent;
+use super::tar::{Entry, EntryKind, TarReader};
+use super::tree::Tree;
+
+/// Directories kept open: the entries of a layer come directory by directory, so a few suffice.
+const MAX_OPEN_DIRS: usize = 64;
+
+/// A layer being applied.
+pub(super) struct Layer<'t> {
+    tree: &'t mut Tree,
+    shape: LayerShape,
+    /// Directories by the path that entries name them by. All of them are in `shape`, so whatever
+    /// could make one stale shows there.
+    open: HashMap<Vec<u8>, Rc<OpenDir>>,
+}
+
+struct OpenDir {
+    /// Free of links.
+    path: Vec<u8>,
+    fd: OwnedFd,
+}
+
+/// Where an entry goes.
+struct Place {
+    parent: Rc<OpenDir>,
+    name: Vec<u8>,
+    path: Vec<u8>,
+}
+
+impl<'t> Layer<'t> {
+    pub(super) fn new(tree: &'t mut Tree) -> Self {
+        Self { tree, shape: LayerShape::default(), open: HashMap::new() }
+    }
+
+    /// Applies an entry, whose data is read from `reader`.
+    pub(super) fn apply<R: BufRead>(
+        &mut self,
+        mut entry: Entry,
+        reader: &mut TarReader<R>,
+    ) -> Result<(), EntryError> {
+        match Name::parse(&entry.path)? {
+            Name::Skipped => Ok(()),
+            Name::Whiteout(path) => self.whiteout(&path),
+            Name::Opaque(path) => self.tree.purge(&path, &self.shape),
+            Name::Path(path) if path.is_empty() => self.root(&mut entry),
+            Name::Path(path) => {
+                let place = self.place(&path)?;
+                let meta = Metadata::take(&mut entry)?;
+                match entry.kind {
+                    EntryKind::File => self.file(&place, &meta, &entry, reader),
+                    EntryKind::Directory => self.directory(&path, &place, meta),
+                    EntryKind::Symlink => self.symlink(&place, &meta, &entry.link),
+                    EntryKind::HardLink => self.hard_link(&place, &entry.link),
+                    EntryKind::Fifo => self.node(&place, &meta, NodeKind::Fifo),
+                    EntryKind::CharDevice | EntryKind::BlockDevice => {
+                        self.device(&place, &meta, &entry)
+                    }
+                    EntryKind::Unknown(flag) => Err(EntryError::UnknownType(flag)),
+                }
+            }
+        }
+    }
+
+    /// Ends the layer: AUFS's directory of link targets was only there to link to.
+    pub(super) fn finish(self) -> Result<(), EntryError> {
+        if self.shape.get(AUFS_LINKS_DIR).is_some() {
+            let root = self.tree.open_dir(b"")?;
+            self.tree.remove(&root, AUFS_LINKS_DIR, AUFS_LINKS_DIR)?;
+        }
+        Ok(())
+    }
+
+    fn root(&mut self, entry: &mut Entry) -> Result<(), EntryError> {
+        if entry.kind != EntryKind::Directory {
+            return Err(EntryError::RootKind);
+        }
+        let root = self.tree.open_dir(b"")?;
+        self.tree.set_dir(&root, b"", Metadata::take(entry)?, false)
+    }
+
+    /// Hides what lower layers have at `path`. Only true directories are gone through: below a
+    /// link there is nothing of that name in the merged tree.
+    fn whiteout(&mut self, path: &[u8]) -> Result<(), EntryError> {
+        let (parent, name) = name::split(path);
+        match self.shape.get(path) {
+            // The layer itself has it, by an entry that came earlier: that stays, and what it
+            // would merge with goes.
+            Some(&Made::Dir { explicit }) => {
+                if !explicit {
+                    self.tree.reset_dir(path)?;
+                }
+                self.tree.purge(path, &self.shape)
+            }
+            Some(Made::Symlink(_) | Made::Other) => Ok(()),
+            None => match self.tree.find_dir(parent)? {
+                Some(parent) => self.tree.remove(&parent, name, path),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn place(&mut self, path: &[u8]) -> Result<Place, EntryError> {
+        let (parent, name) = name::split(path);
+        let parent = self.parent(parent)?;
+        let path = name::join(&parent.path, name);
+        Ok(Place { parent, name: name.to_vec(), path })
+    }
+
+    /// The directory that an entry's parent path means, made where it lacks.
+    fn parent(&mut self, raw: &[u8]) -> Result<Rc<OpenDir>, EntryError> {
+        if let Some(open) = self.open.get(raw) {
+            return Ok(Rc::clone(open));
+        }
+        let path = self.shape.resolve_dir(raw)?;
+        let fd = self.tree.ensure_dir(&path)?;
+        self.shape.imply_dirs(&path)?;
+        Ok(self.keep_open(raw, OpenDir { path, fd }))
+    }
+
+    fn keep_open(&mut self, raw: &[u8], dir: OpenDir) -> Rc<OpenDir> {
+        if self.open.len() >= MAX_OPEN_DIRS {
+            self.open.clear();
+        }
+        let dir = Rc::new(dir);
+        self.open.insert(raw.to_vec(), Rc::clone(&dir));
+        dir
+    }
+
+    /// Notes what was made at a place. What was kept open may have been below something that it
+    /// replaced, or reached through it.
+    fn made(&mut self, place: &Place, made: Made) -> Result<(), EntryError> {
+        match self.shape.insert(&place.path, made)? {
+            Some(Made::Dir { .. }) => {
+                self.shape.forget_below(&place.path);
+                self.open.clear();
+            }
+            Some(Made::Symlink(_)) => self.open.clear(),
+            Some(Made::Other) | None => {}
+        }
+        Ok(())
+    }
+
+    fn file<R: BufRead>(
+        &mut self,
+        place: &Place,
+        meta: &Metadata,
+        entry: &Entry,
+        reader: &mut TarReader<R>,
+    ) -> Result<(), EntryError> {
+        let mut file = self.create(place)?;
+        match &entry.extents {
+            None => copy(reader, &mut file, u64::MAX)?,
+            Some(extents) => copy_sparse(reader, &mut file, extents, entry.size)?,
+        }
+        self.tree.keeper.set_file(&file, meta, &place.path)?;
+        self.made(place, Made::Other)
+    }
+
+    fn create(&mut self, place: &Place) -> Result<File, EntryError> {
+        let parent = &place.parent.fd;
+        let make = || rootdir::create_file_at(parent, &place.name);
+        self.tree.make_new(parent, &place.name, &place.path, make)
+    }
+
+    fn directory(&mut self, raw: &[u8], place: &Place, meta: Metadata) -> Result<(), EntryError> {
+        let parent = &place.parent.fd;
+        let (fd, is_new) = self.tree.make_dir(parent, &place.name, &place.path)?;
+        self.tree.set_dir(&fd, &place.path, meta, is_new)?;
+        let before = self.shape.insert(&place.path, Made::Dir { explicit: true })?;
+        if matches!(before, Some(Made::Symlink(_))) {
+            self.open.clear();
+        }
+        self.keep_open(raw, OpenDir { path: place.path.clone(), fd });
+        Ok(())
+    }
+
+    fn symlink(&mut self, place: &Place, meta: &Metadata, target: &[u8]) -> Result<(), EntryError> {
+        let parent = &place.parent.fd;
+        let make = || rootdir::symlink_at(parent, &place.name, target);
+        self.tree.make_new(parent, &place.name, &place.path, make)?;
+        self.tree.keeper.set_leaf(parent.as_fd(), &place.name, meta, &place.path, false)?;
+        self.made(place, Made::Symlink(target.into()))
+    }
+
+    /// A further name for a file of this layer or of a lower one. It has no metadata of its own:
+    /// that of the file stands.
+    fn hard_link(&mut self, place: &Place, link: &[u8]) -> Result<(), EntryError> {
+        let missing = || EntryError::NoLinkTarget(link.to_vec());
+        let target = name::clean(link)?;
+        let (target_parent, target_name) = name::split(&target);
+        let target_parent = self.shape.resolve_dir(target_parent)?;
+        let target = name::join(&target_parent, target_name);
+        let from = self.tree.find_dir(&target_parent)?.ok_or_else(missing)?;
+        let stat = rootdir::stat_at(&from, target_name)?.ok_or_else(missing)?;
+        if rootdir::is_type(&stat, S_IFDIR) || target.is_empty() {
+            return Err(EntryError::LinkToDirectory(link.to_vec()));
+        }
+        if target == place.path {
+            return Ok(());
+        }
+        let below = target.strip_prefix(place.path.as_slice());
+        if below.is_some_and(|rest| rest.starts_with(b"/")) {
+            // To make the link its own target would have to go.
+            return Err(missing());
+        }
+        let made = match self.shape.get(&target) {
+            Some(made) => made.clone(),
+            None if rootdir::is_type(&stat, S_IFLNK) => {
+                Made::Symlink(rootdir::read_link_at(&from, target_name)?.into())
+            }
+            None => Made::Other,
+        };
+        let parent = &place.parent.fd;
+        let make = || rootdir::link_at(&from, target_name, parent, &place.name);
+        self.tree.make_new(parent, &place.name, &place.path, make)?;
+        self.made(place, made)
+    }
+
+    fn node(&mut self, place: &Place, meta: &Metadata, kind: NodeKind) -> Result<(), EntryError> {
+        let parent = &place.parent.fd;
+        let make = || rootdir::make_node_at(parent, &place.name, kind);
+        self.tree.make_new(parent, &place.name, &place.path, make)?;
+        self.tree.keeper.set_leaf(parent.as_fd(), &place.name, meta, &place.path, true)?;
+        self.made(place, Made::Other)
+    }
+
+    /// A device, or an empty file in its place where none may be made.
+    fn device(&mut self, place: &Place, meta: &Metadata, entry: &Entry) -> Result<(), EntryError> {
+        let (major, minor) = entry.device;
+        let bad = || EntryError::Device { major, minor };
+        let numbers = (u32::try_from(major).ok(), u32::try_from(minor).ok());
+        let (Some(major), Some(minor)) = numbers else { return Err(bad()) };
+        let kind = match entry.kind {
+            EntryKind::CharDevice => NodeKind::Char(major, minor),
+            _ => NodeKind::Block(major, minor),
+        };
+        if self.tree.keeper.makes_devices() {
+            match self.node(place, meta, kind) {
+                // Root without CAP_MKNOD, as in most containers.
+                Err(EntryError::Sys(e)) if is_refused_node(&e) => {}
+                other => return other,
+            }
+        }
+        let file = self.create(place)?;
+        self.tree.keeper.set_file(&file, meta, &place.path)?;
+        self.tree.keeper.notes.devices.add(&place.path);
+        self.made(place, Made::Other)
+    }
+}
+
+// Of stat(2), the same on all architectures of Linux.
+const S_IFDIR: u32 = 0o040_000;
+const S_IFLNK: u32 = 0o120_000;
+
+fn is_refused_node(error: &SysError) -> bool {
+    error.call() == "mknodat" && error.errno() == Errno::EPERM
+}
+
+/// Copies up to `limit` bytes of the entry's data.
+fn copy<R: BufRead>(
+    reader: &mut TarReader<R>,
+    file: &mut File,
+    mut limit: u64,
+) -> Result<(), EntryError> {
+    while limit > 0 {
+        let chunk = reader.data()?;
+        if chunk.is_empty() {
+            break;
+        }
+        let length = usize::try_from(limit).unwrap_or(usize::MAX).min(chunk.len());
+        let chunk = chunk.get(..length).unwrap_or_default();
+        file.write_all(chunk).map_err(|e| io_error("write", &e))?;
+        reader.consume(length);
+        limit -= length as u64;
+    }
+    Ok(())
+}
+
+fn copy_sparse<R: BufRead>(
+    reader: &mut TarReader<R>,
+    file: &mut File,
+    extents: &[Extent],
+    size: u64,
+) -> Result<(), EntryError> {
+    for extent in extents {
+        file.seek(SeekFrom::Start(extent.offset)).map_err(|e| io_error("lseek", &e))?;
+        copy(reader, file, extent.length)?;
+    }
+    Ok(file.set_len(size).map_err(|e| io_error("ftruncate", &e))?)
+}
+
+fn io_error(call: &'static str, error: &std::io::Error) -> SysError {
+    SysError::from_io(call, String::new(), error)
+}
