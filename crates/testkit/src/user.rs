@@ -111,6 +111,12 @@ impl TestUser {
             .unwrap_or_else(|e| panic!("cannot chown {}: {e}", path.display()));
     }
 
+    /// Gives a tree to the user, as one that was unpacked by somebody with a single id.
+    pub fn own_tree(&self, path: &Path) {
+        let owner = format!("{}:{}", self.uid, self.gid);
+        run(Command::new("chown").args(["--recursive", "--no-dereference", &owner]).arg(path));
+    }
+
     /// The first subordinate uid and how many there are.
     pub fn subuids(&self) -> Option<(u32, u32)> {
         ranges("/etc/subuid", self.name).into_iter().next()
@@ -297,6 +303,9 @@ mod tests {
         let dir = user.tempdir();
         let path = dir.path().to_owned();
         sh(&user, &format!("cd {}; mkdir -p a/b; touch a/b/c; chmod 0 a/b", path.display()));
+        fs::write(path.join("roots"), "").unwrap();
+        user.own_tree(&path);
+        sh(&user, &format!("rm {}/roots", path.display()));
         std::os::unix::fs::lchown(path.join("a/b/c"), Some(1_000_001), None).unwrap();
         drop(dir);
         assert!(!path.exists());

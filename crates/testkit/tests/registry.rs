@@ -171,6 +171,24 @@ fn bearer_authentication() {
 }
 
 #[test]
+fn tokens_may_come_from_another_host() {
+    let auth = Auth::bearer_anonymous();
+    let registry =
+        registry(RegistryOptions { separate_tokens: true, ..RegistryOptions::auth(auth) });
+    let refused = curl(&registry, "/v2/", &[]);
+    let realm = format!("realm=\"http://{}/token\"", registry.token_host());
+    assert!(refused.header("www-authenticate").unwrap().contains(&realm), "{}", refused.head);
+    assert_ne!(registry.token_host(), registry.host());
+    assert_eq!(curl(&registry, "/token", &[]).status, 404);
+    let url = format!("http://{}/token?scope=repository:a/b:pull", registry.token_host());
+    let output = tool("curl", &["--silent", "--noproxy", "*", &url]);
+    let token: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let header = format!("Authorization: Bearer {}", token["access_token"].as_str().unwrap());
+    assert_eq!(curl(&registry, "/v2/a/b/manifests/latest", &["-H", &header]).status, 200);
+    assert_eq!(registry.requests()[2].listener, Listener::Tokens);
+}
+
+#[test]
 fn an_identity_token_is_taken_by_the_oauth_form() {
     let bearer = Bearer {
         user: Some(("me".into(), "pw".into())),
