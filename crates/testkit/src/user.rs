@@ -9,6 +9,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 /// How many subordinate ids `testkit-sub` has: those of one ordinary image.
@@ -16,6 +17,9 @@ pub const SUBORDINATE_IDS: u32 = 65_536;
 
 /// Held while users are made.
 const LOCK: &str = "/run/testkit-users.lock";
+
+/// How long a copy of a program is kept after its last use.
+const COPIES_KEPT: Duration = Duration::from_secs(30 * 60);
 
 /// Lowest subordinate id we take, well above what distributions hand out first.
 const FIRST_SUBORDINATE: u32 = 1_000_000;
@@ -170,17 +174,19 @@ impl TestUser {
         let meta = fs::metadata(program)
             .unwrap_or_else(|e| panic!("no program {}: {e}", program.display()));
         let key = format!("{}-{}-{}", meta.ino(), meta.mtime_nsec(), meta.len());
-        let dir = self.home.join("bin").join(key);
+        let copies = self.home.join("bin");
+        let dir = copies.join(key);
         let copy = dir.join(program.file_name().unwrap());
         if !copy.exists() {
             fs::create_dir_all(&dir).unwrap();
             let part = tempfile::NamedTempFile::new_in(&dir).unwrap().into_temp_path();
             fs::copy(program, &part).unwrap();
             fs::set_permissions(&part, Permissions::from_mode(0o755)).unwrap();
-            self.own(self.home.join("bin").as_path());
-            self.own(&dir);
             part.persist(&copy).unwrap();
         }
+        // The mark of use that remove_unused looks at.
+        let _ = File::open(&dir).and_then(|dir| dir.set_modified(SystemTime::now()));
+        remove_unused(&copies);
         copy
     }
 }
@@ -239,6 +245,20 @@ fn settle_ranges(name: &str, wanted: bool) {
             let start = ends.max().unwrap_or(0).max(FIRST_SUBORDINATE);
             let range = format!("{start}-{}", start + SUBORDINATE_IDS - 1);
             run(Command::new("usermod").args([&format!("--add-{kind}"), &range, name]));
+        }
+    }
+}
+
+/// Removes copies that nobody asked for in a while: every build makes new ones.
+fn remove_unused(copies: &Path) {
+    let is_old = |path: &Path| {
+        let used = fs::metadata(path).and_then(|m| m.modified());
+        used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > COPIES_KEPT))
+    };
+    for entry in fs::read_dir(copies).into_iter().flatten().flatten() {
+        if is_old(&entry.path()) {
+            // Another test may be removing it too.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
