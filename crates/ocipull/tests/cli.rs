@@ -1,5 +1,7 @@
 //! The command line as a user and a script meet it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
 mod common;
 
 use common::{Place, Run, serve};
