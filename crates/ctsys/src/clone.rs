@@ -41,6 +41,18 @@ struct CloneArgs {
 /// The caller must have one thread only: in a copy of a process with more, locks that another
 /// thread held stay taken for ever (signal-safety(7)). That is checked, and `EBUSY` otherwise.
 pub fn spawn(namespaces: CloneFlags, body: impl FnOnce() -> u8) -> Result<Child> {
+    if let Some(child) = fork(namespaces)? {
+        return Ok(child);
+    }
+    let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(125);
+    // SAFETY: _exit ends the process at once; the parent's atexit handlers and buffers are not the
+    // child's to run.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// As fork(2), with the child born into new namespaces: returns the child in the parent and `None`
+/// in the child. For a program that goes on as a whole in the child; see [`spawn`] for the rest.
+pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {
     let shown = || format!("{namespaces:?}");
     if thread_count()? != 1 {
         return Err(SysError::new("clone3", shown(), Errno::EBUSY));
@@ -58,15 +70,10 @@ pub fn spawn(namespaces: CloneFlags, body: impl FnOnce() -> u8) -> Result<Child>
     // every lock is free or ours.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     match i32::try_from(pid).unwrap_or(-1) {
-        0 => {
-            let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(125);
-            // SAFETY: _exit ends the process at once; the parent's atexit handlers and buffers are
-            // not the child's to run.
-            unsafe { libc::_exit(code.into()) }
-        }
+        0 => Ok(None),
         -1 => Err(SysError::last("clone3", shown())),
         // SAFETY: clone3 succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor of ours.
-        pid => Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+        pid => Ok(Some(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
     }
 }
 

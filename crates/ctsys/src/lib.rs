@@ -10,6 +10,7 @@
 //! process who a process is, beyond its reusable number
 //! idmap   which subordinate ids the caller may use, and installing them in a user namespace
 //! inroot  reading a file of a root filesystem without leaving it
+//! userns  going on as root of a user namespace, the process outside waiting
 //! rootdir file operations below a directory that an image's data fills
 //! xattr   extended attributes of open files
 //! record  what ocipull leaves beside a root filesystem and minirun reads
@@ -30,6 +31,7 @@ pub mod record;
 pub mod report;
 pub mod rootdir;
 pub mod state;
+pub mod userns;
 pub mod xattr;
 
 pub use error::SysError;

@@ -1,10 +1,9 @@
 //! The command line: what was typed, and what it means.
 
-use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
 use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
@@ -20,7 +19,11 @@ const MAX_CA_BYTES: u64 = 1 << 20;
     name = "ocipull",
     version,
     about = "Pull an image from an OCI registry and unpack it into a root filesystem",
-    override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR",
+    override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR\n       \
+                      ocipull rm DEST",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
     after_help = "\
 DEST holds the image's files afterwards; DEST.image.json, beside it, says which image it is. A DEST \
 that holds the image already is left as it is, unless --force is given. A pull that fails or is \
@@ -32,9 +35,27 @@ Exit codes: 0 success, 1 failure, 2 usage (a name that is no image reference amo
 130 interrupted, 143 terminated."
 )]
 pub(crate) struct Typed {
+    #[command(subcommand)]
+    command: Option<TypedCommand>,
+    #[command(flatten)]
+    pull: TypedPull,
+}
+
+#[derive(Debug, Subcommand)]
+enum TypedCommand {
+    /// Remove a root filesystem that ocipull made, with its record
+    Rm {
+        /// The root filesystem's directory
+        #[arg(value_name = "DEST")]
+        dest: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct TypedPull {
     /// [REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST]; centos is docker.io/library/centos:latest
-    #[arg(value_name = "IMAGE")]
-    image: String,
+    #[arg(value_name = "IMAGE", required = true)]
+    image: Option<String>,
     /// Directory for the root filesystem: new, empty, or one that ocipull made
     #[arg(value_name = "DEST", required_unless_present = "bundle", conflicts_with = "bundle")]
     dest: Option<PathBuf>,
@@ -92,12 +113,18 @@ enum TypedOwnership {
 
 /// What it means.
 #[derive(Debug)]
-pub(crate) struct Task {
+pub(crate) enum Task {
+    Pull(Box<PullTask>),
+    /// Absolute, with a last component.
+    Remove(PathBuf),
+}
+
+/// What to pull, and how.
+#[derive(Debug)]
+pub(crate) struct PullTask {
     pub(crate) reference: ImageReference,
     /// Absolute, with a last component.
     pub(crate) dest: PathBuf,
-    /// To be made if it is not there.
-    pub(crate) bundle: Option<PathBuf>,
     pub(crate) platform: Platform,
     pub(crate) force: bool,
     pub(crate) ownership: OwnershipChoice,
@@ -163,8 +190,18 @@ impl Explain for CliError {
 impl Typed {
     /// What it means. Reads the CA file and, where it is not given, the password.
     pub(crate) fn meaning(self) -> Result<Task, CliError> {
-        let reference: ImageReference = self.image.parse()?;
-        let (dest, bundle) = destination(self.dest, self.bundle)?;
+        match self.command {
+            Some(TypedCommand::Rm { dest }) => destination(dest).map(Task::Remove),
+            None => self.pull.meaning().map(Box::new).map(Task::Pull),
+        }
+    }
+}
+
+impl TypedPull {
+    fn meaning(self) -> Result<PullTask, CliError> {
+        let reference: ImageReference = self.image.unwrap_or_default().parse()?;
+        let bundled = self.bundle.map(|dir| dir.join("rootfs"));
+        let dest = destination(self.dest.or(bundled).unwrap_or_default())?;
         let platform = match &self.platform {
             Some(text) => text.parse()?,
             None => Platform::host(),
@@ -174,10 +211,9 @@ impl Typed {
             (_, true) => Output::Verbose,
             _ => Output::Normal,
         };
-        Ok(Task {
+        Ok(PullTask {
             reference,
             dest,
-            bundle,
             platform,
             force: self.force,
             ownership: self.ownership.meaning(),
@@ -220,16 +256,11 @@ impl TypedRegistry {
     }
 }
 
-/// The root filesystem's directory as an absolute path that ends in a name, and the bundle's.
-fn destination(
-    dest: Option<PathBuf>,
-    bundle: Option<PathBuf>,
-) -> Result<(PathBuf, Option<PathBuf>), CliError> {
-    let typed = dest.or_else(|| bundle.as_ref().map(|dir| dir.join("rootfs"))).unwrap_or_default();
-    let absolute = std::path::absolute(&typed).map_err(|_| CliError::Dest(typed.clone()))?;
-    match absolute.file_name().map(OsString::from) {
-        Some(_) => Ok((absolute, bundle)),
-        None => Err(CliError::Dest(typed)),
+/// An absolute path that ends in a name.
+fn destination(typed: PathBuf) -> Result<PathBuf, CliError> {
+    match std::path::absolute(&typed) {
+        Ok(absolute) if absolute.file_name().is_some() => Ok(absolute),
+        _ => Err(CliError::Dest(typed)),
     }
 }
 
@@ -264,8 +295,11 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    fn meaning(arguments: &[&str]) -> Result<Task, CliError> {
-        Typed::try_parse_from([&["ocipull"], arguments].concat()).unwrap().meaning()
+    fn meaning(arguments: &[&str]) -> Result<PullTask, CliError> {
+        match Typed::try_parse_from([&["ocipull"], arguments].concat()).unwrap().meaning()? {
+            Task::Pull(task) => Ok(*task),
+            Task::Remove(dest) => panic!("{arguments:?} removes {dest:?}"),
+        }
     }
 
     #[test]
@@ -277,10 +311,17 @@ mod tests {
     fn a_bundle_has_its_rootfs_inside() {
         let task = meaning(&["centos", "--bundle", "/x/pod"]).unwrap();
         assert_eq!(task.dest, Path::new("/x/pod/rootfs"));
-        assert_eq!(task.bundle.as_deref(), Some(Path::new("/x/pod")));
         for arguments in [&["centos"][..], &["centos", "d", "--bundle", "b"]] {
             assert!(Typed::try_parse_from([&["ocipull"], arguments].concat()).is_err());
         }
+    }
+
+    #[test]
+    fn a_subcommands_name_wins_over_an_image_of_that_name() {
+        let removal = Typed::try_parse_from(["ocipull", "rm", "/x/d"]).unwrap().meaning();
+        assert!(matches!(removal, Ok(Task::Remove(dest)) if dest == Path::new("/x/d")));
+        let task = meaning(&["library/rm", "d"]).unwrap();
+        assert_eq!(task.reference.to_string(), "docker.io/library/rm:latest");
     }
 
     #[test]

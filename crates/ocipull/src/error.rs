@@ -20,7 +20,7 @@ pub enum PullError {
     Image(#[from] ImageError),
     /// The image could not be unpacked.
     #[error("cannot unpack")]
-    Apply(#[from] ApplyError),
+    Apply(#[source] Box<ApplyError>),
     /// A layer's end could not be read. Its cause is a [`PullError::Registry`] in most cases.
     #[error("cannot read layer {digest}")]
     Layer {
@@ -36,6 +36,12 @@ pub enum PullError {
     /// The thread that unpacks ended without a result.
     #[error("cannot unpack into {0:?}: the unpacking thread ended early")]
     Unpacker(PathBuf),
+}
+
+impl From<ApplyError> for PullError {
+    fn from(error: ApplyError) -> Self {
+        Self::Apply(Box::new(error))
+    }
 }
 
 impl Explain for PullError {

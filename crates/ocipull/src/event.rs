@@ -10,6 +10,14 @@ pub trait Observer: Send + Sync {
     fn observe(&self, event: &Event<'_>);
 }
 
+/// For who does not want to see anything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn observe(&self, _event: &Event<'_>) {}
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub enum Event<'a> {

@@ -7,6 +7,28 @@
 //!
 //! The end of the stream is told only after size and digest were found right, so a reader that saw
 //! the end has read the layer and nothing else.
+//!
+//! ```no_run
+//! # async fn example(
+//! #     registry: std::sync::Arc<ocipull::registry::Registry>,
+//! #     image: ocipull::resolve::Resolved,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! use ocipull::fetch::{Place, fetch};
+//!
+//! // The first layer into a file, as it is served.
+//! let place = Place { index: 0, total: image.manifest.layers.len() };
+//! let (fetching, mut blob) = fetch(&registry, &image.manifest.layers[0], place);
+//! let copied = tokio::task::spawn_blocking(move || {
+//!     std::io::copy(&mut blob, &mut std::fs::File::create("layer")?)
+//! });
+//! match copied.await? {
+//!     Ok(bytes) => println!("{bytes} bytes, verified"),
+//!     // The network's own words, where it was the network.
+//!     Err(error) => return Err(fetching.failure().map_or(error.into(), Into::into)),
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,7 @@
 //! Pull an image from an OCI registry, verify it and unpack it into a root filesystem.
 //!
 //! ```text
+//! ownership  how owners will be stored; the program goes on in a user namespace for it
 //! reference  what the user typed -> registry, repository, tag or digest
 //! platform   which of an index's images suits a machine
 //! verify     size and digest, before the end of anything is believed

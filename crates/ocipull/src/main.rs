@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use clap::Parser;
 use ctsys::SysError;
-use ctsys::record::Ownership;
+use ctsys::record::{ImageRecord, Ownership};
 use ctsys::report::{Explain, report};
+use ocipull::apply::{self, ApplyError};
 use ocipull::error::PullError;
-use ocipull::ownership::{self, OwnershipError};
+use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
 use ocipull::pull::{PullOptions, Pulled, pull};
 use ocipull::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{CliError, Output, Task, Typed};
+use cli::{CliError, Output, PullTask, Task, Typed};
 use progress::{Display, size};
 
 /// One thread takes bytes off the network and hashes them while another unpacks; the second worker
@@ -33,8 +34,8 @@ enum MainError {
     Ownership(#[from] OwnershipError),
     #[error(transparent)]
     Pull(#[from] PullError),
-    #[error("cannot make the bundle's directory")]
-    Bundle(#[source] SysError),
+    #[error("cannot remove")]
+    Remove(#[from] ApplyError),
     #[error("cannot start")]
     Start(#[source] SysError),
     #[error("interrupted by {name}; the destination is as it was")]
@@ -47,7 +48,7 @@ impl Explain for MainError {
             Self::Cli(error) => error.hint(),
             Self::Ownership(error) => error.hint(),
             Self::Pull(error) => error.hint(),
-            Self::Bundle(_) => Some("make its parent directory, or name another".into()),
+            Self::Remove(error) => error.hint(),
             Self::Start(_) | Self::Signal { .. } => None,
         }
     }
@@ -58,7 +59,8 @@ impl Explain for MainError {
             Self::Ownership(error) => error.exit_code(),
             Self::Pull(error) => error.exit_code(),
             Self::Signal { code, .. } => *code,
-            Self::Bundle(_) | Self::Start(_) => 1,
+            Self::Remove(error) => error.exit_code(),
+            Self::Start(_) => 1,
         }
     }
 }
@@ -71,36 +73,33 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), MainError> {
-    let task = Typed::parse().meaning()?;
-    // Before the first thread: what follows may go on in a child, inside a user namespace.
-    let entered = ownership::enter(task.ownership)?;
-    let display = Arc::new(Display::new(task.output));
-    if let Some(warning) = &entered.warning {
-        display.say(&format!("ocipull: warning: {warning}"));
-    }
-    let made = make_bundle(&task)?;
-    let result = run_pull(&task, entered.ownership, &display);
-    display.clear();
-    if let (Err(_), Some(dir)) = (&result, made) {
-        // Not there before, so not there after.
-        let _ = std::fs::remove_dir(dir);
-    }
-    tell(&task, &display, result?);
-    Ok(())
-}
-
-/// Makes the bundle's directory, and says which one was made.
-fn make_bundle(task: &Task) -> Result<Option<&std::path::Path>, MainError> {
-    let Some(dir) = task.bundle.as_deref() else { return Ok(None) };
-    match std::fs::create_dir(dir) {
-        Ok(()) => Ok(Some(dir)),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(None),
-        Err(e) => Err(MainError::Bundle(SysError::from_io("mkdir", format!("{dir:?}"), &e))),
+    // What follows `enter` may go on in a child, inside a user namespace: so that comes before the
+    // first thread.
+    match Typed::parse().meaning()? {
+        Task::Pull(task) => {
+            let entered = ownership::enter(task.ownership)?;
+            let display = Arc::new(Display::new(task.output));
+            if let Some(warning) = &entered.warning {
+                display.say(&format!("ocipull: warning: {warning}"));
+            }
+            let result = run_pull(&task, entered.ownership, &display);
+            display.clear();
+            tell(&task, &display, result?);
+            Ok(())
+        }
+        Task::Remove(dest) => {
+            let record = ImageRecord::read(&dest).map_err(ApplyError::from)?;
+            if record.is_some_and(|record| record.ownership == Ownership::Subuid) {
+                // Its files belong to ids that only the namespace has, but for root.
+                ownership::enter(OwnershipChoice::Auto)?;
+            }
+            Ok(apply::remove(&dest)?)
+        }
     }
 }
 
 fn run_pull(
-    task: &Task,
+    task: &PullTask,
     ownership: Ownership,
     display: &Arc<Display>,
 ) -> Result<Pulled, MainError> {
@@ -134,7 +133,7 @@ fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, MainError> {
     signal(kind).map_err(|e| MainError::Start(SysError::from_io("sigaction", "", &e)))
 }
 
-fn tell(task: &Task, display: &Display, pulled: Pulled) {
+fn tell(task: &PullTask, display: &Display, pulled: Pulled) {
     if task.output == Output::Quiet {
         return;
     }

@@ -1,4 +1,28 @@
 //! The pipeline: a reference becomes a root filesystem with its record beside it.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//!
+//! use ctsys::record::Ownership;
+//! use ocipull::pull::{PullOptions, Pulled, pull};
+//! use ocipull::{event::Silent, platform::Platform, registry::Registry};
+//!
+//! let reference = "centos:latest".parse()?;
+//! let registry = Registry::new(&reference, &Default::default(), Arc::new(Silent))?;
+//! let options = PullOptions {
+//!     dest: std::path::absolute("rootfs")?,
+//!     platform: Platform::host(),
+//!     ownership: Ownership::Single,
+//!     force: false,
+//! };
+//! match pull(Arc::new(registry), &reference, &options).await? {
+//!     Pulled::UpToDate { manifest_digest } => println!("still {manifest_digest}"),
+//!     Pulled::Unpacked { layers, .. } => println!("{layers} layers"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,5 +1,19 @@
 //! From a reference to one platform's image, as containerd walks it: HEAD the name, GET the index
 //! by digest, GET the platform's manifest by digest, GET its config.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use ocipull::{event::Silent, platform::Platform, registry::Registry, resolve};
+//!
+//! let reference = "quay.io/centos/centos:stream9".parse()?;
+//! let registry = Registry::new(&reference, &Default::default(), std::sync::Arc::new(Silent))?;
+//! let named = resolve::name(&registry, &reference).await?;
+//! println!("{reference} is {} now", named.digest);
+//! let image = resolve::resolve(&registry, named, &Platform::host()).await?;
+//! println!("{} has {} layers", image.platform, image.manifest.layers.len());
+//! # Ok(())
+//! # }
+//! ```
 
 use oci_spec::image::Digest;
 
@@ -7,7 +21,7 @@ use crate::error::PullError;
 use crate::image::{Config, Document, ImageError, MAX_CONFIG_BYTES, Manifest};
 use crate::platform::Platform;
 use crate::reference::ImageReference;
-use crate::registry::{Body, Problem, Registry, RegistryError};
+use crate::registry::{Body, Head, Problem, Registry, RegistryError};
 use crate::verify;
 
 /// What a reference stands for at this moment: a digest, and the document if it had to be fetched.
@@ -36,8 +50,10 @@ pub struct Resolved {
 pub async fn name(registry: &Registry, reference: &ImageReference) -> Result<Named, PullError> {
     let selector = reference.selector();
     let head = registry.head_manifest(selector).await?;
-    let stated = head.and_then(|head| Some((head.digest?, head.size_bytes)));
-    if let Some((digest, size_bytes)) = stated {
+    // A length of nothing is what some proxies answer HEAD with, not a manifest's.
+    let size_of = |head: &Head| head.size_bytes.filter(|bytes| *bytes > 0);
+    let stated = head.and_then(|head| Some((size_of(&head), head.digest?)));
+    if let Some((size_bytes, digest)) = stated {
         if let Some(want) = reference.digest()
             && *want != digest
         {

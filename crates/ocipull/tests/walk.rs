@@ -1,5 +1,7 @@
 //! Which requests a pull makes, in which order, and nothing else.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
 mod common;
 
 use std::os::unix::fs::MetadataExt;

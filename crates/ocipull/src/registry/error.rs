@@ -275,12 +275,13 @@ impl Cause {
     }
 }
 
-/// The TLS error in a layer, also where an I/O error has it inside, whose `source` skips it.
+/// The TLS error in a layer, also inside I/O errors, whose `source` skips what they hold.
 fn tls_error<'a>(layer: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    let inner = layer.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-    layer
-        .downcast_ref::<rustls::Error>()
-        .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()))
+    let mut layer = layer;
+    while let Some(io) = layer.downcast_ref::<std::io::Error>() {
+        layer = io.get_ref()?;
+    }
+    layer.downcast_ref()
 }
 
 /// `connection refused` instead of `Connection refused (os error 111)`.

@@ -1,0 +1,100 @@
+//! The command line as a user and a script meet it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use common::{Place, Run, serve};
+use testkit::registry::RegistryOptions;
+
+#[test]
+fn usage_errors_end_with_2() {
+    let place = Place::new();
+    for arguments in [
+        &[][..],
+        &["centos"],
+        &["centos", "d", "extra"],
+        &["centos", "d", "--bundle", "b"],
+        &["centos", "d", "--no-such-flag"],
+        &["centos", "d", "-q", "-v"],
+        &["centos", "d", "--ownership", "mine"],
+    ] {
+        assert_eq!(place.run(arguments).code, Some(2), "{arguments:?}");
+    }
+    place.run(&["centos", "/"]).failed(2, &["invalid destination"]);
+    place.run(&["centos", "d", "--platform", "amd64"]).failed(2, &["invalid platform \"amd64\""]);
+    place.run(&["centos", "d", "--mirror", "http://x"]).failed(2, &["invalid mirror"]);
+    place.run(&["centos", "d", "--creds", ":"]).failed(2, &["invalid credentials"]);
+    assert_eq!(place.names(), Vec::<String>::new());
+}
+
+#[test]
+fn help_states_the_exit_codes() {
+    let run = Place::new().run(&["--help"]);
+    assert_eq!(run.code, Some(0));
+    for word in ["Exit codes: 0 success, 1 failure, 2 usage", "OCIPULL_MIRROR", "ocipull rm DEST"] {
+        assert!(run.stdout.contains(word), "{word}: {run}");
+    }
+}
+
+#[test]
+fn quiet_is_quiet_and_errors_are_not() {
+    let (registry, _) = serve(RegistryOptions::default());
+    let place = Place::new();
+    let image = format!("{}/app:v1", registry.host());
+    for _ in 0..2 {
+        let run = place.run(&["-q", &image, "d"]).succeeded();
+        assert_eq!(run.stderr, "", "{run}");
+    }
+    place.run(&["-q", &format!("{}/app:nope", registry.host()), "e"]).failed(1, &["not found"]);
+}
+
+#[test]
+fn an_empty_mirror_variable_is_none() {
+    let (registry, _) = serve(RegistryOptions::default());
+    let place = Place::new();
+    let mut command = place.command(&[&format!("{}/app:v1", registry.host()), "d"]);
+    command.env("OCIPULL_MIRROR", "");
+    Run::of(command).succeeded();
+    assert!(registry.requests().iter().all(|r| r.query.is_empty()));
+}
+
+#[test]
+fn a_proxy_is_not_asked_for_this_machine() {
+    let (registry, _) = serve(RegistryOptions::default());
+    let place = Place::new();
+    let mut command = place.command(&[&format!("{}/app:v1", registry.host()), "d"]);
+    let dead = format!("http://{}", common::free_port());
+    command.env("http_proxy", &dead).env("https_proxy", &dead).env("all_proxy", &dead);
+    Run::of(command).succeeded();
+}
+
+#[test]
+fn a_proxy_is_asked_for_others() {
+    // The proxy sees the request line with the whole URL; that it is no proxy does not matter.
+    let (proxy, _) = serve(RegistryOptions::default());
+    let place = Place::new();
+    let mut command = place.command(&["--plain-http", "registry.invalid/app:v1", "d"]);
+    command.env("http_proxy", proxy.base_url());
+    Run::of(command).succeeded();
+    assert_eq!(proxy.walk()[0], "HEAD /v2/app/manifests/v1 200");
+}
+
+#[test]
+fn localhost_needs_no_name_server() {
+    let (registry, _) = serve(RegistryOptions::default());
+    let image = format!("localhost:{}/app:v1", registry.addr().port());
+    Place::new().run(&[&image, "d"]).succeeded();
+}
+
+#[test]
+fn rm_takes_the_tree_and_the_record_and_nothing_else() {
+    let (registry, _) = serve(RegistryOptions::default());
+    let place = Place::new();
+    place.run(&[&format!("{}/app:v1", registry.host()), "d"]).succeeded();
+    std::fs::create_dir(place.path("mine")).unwrap();
+    place.run(&["rm", "mine"]).failed(1, &["no image record"]);
+    place.run(&["rm", "d"]).succeeded();
+    assert_eq!(place.names(), ["mine"]);
+    place.run(&["rm", "d"]).failed(1, &["does not exist"]);
+}
