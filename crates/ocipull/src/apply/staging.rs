@@ -53,6 +53,7 @@ pub struct LayerStats {
 #[derive(Debug)]
 pub struct Staging {
     place: DestPlace,
+    force: bool,
     /// The tree's name in the destination's parent, while it stands there.
     name: Option<Vec<u8>>,
     tree: Tree,
@@ -67,7 +68,7 @@ impl Staging {
     pub fn create(dest: &Path, options: ApplyOptions) -> Result<Self, ApplyError> {
         let place = DestPlace::open(dest, true)?;
         match Self::create_at(&place, options) {
-            Ok((name, tree)) => Ok(Self { place, name: Some(name), tree }),
+            Ok((name, tree)) => Ok(Self { place, force: options.force, name: Some(name), tree }),
             Err(error) => {
                 place.remove_made_parents();
                 Err(error)
@@ -123,7 +124,11 @@ impl Staging {
     pub fn commit(mut self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
         let finished = self.tree.finish();
         finished.map_err(|(path, source)| ApplyError::Metadata { path, source })?;
+        // It may have been filled since.
         let found = self.place.look()?;
+        if found == Found::FullDir && !self.force {
+            return Err(ApplyError::Exists { dest: self.place.dest.clone() });
+        }
         let new_record = self.place.fresh_name(".json");
         let written = write_file(&self.place, &new_record, &record.to_json());
         let moved = written.and_then(|()| self.replace(found));
