@@ -11,6 +11,7 @@
 //! fdpass  descriptors over a unix socket
 //! process who a process is, beyond its reusable number
 //! idmap   which subordinate ids the caller may use, and installing them in a user namespace
+//! inroot  reading a file of a root filesystem without leaving it
 //! record  what ocipull leaves beside a root filesystem and minirun reads
 //! state   where a container's record lies: owner-checked directory, lock, atomic write
 //! ```
@@ -22,9 +23,13 @@ pub mod clone;
 pub mod error;
 pub mod fdpass;
 pub mod idmap;
+<<<<<<< HEAD
 pub mod isolate;
 pub mod mount;
 pub mod netif;
+=======
+pub mod inroot;
+>>>>>>> miniconf
 pub mod ns;
 pub mod process;
 pub mod record;

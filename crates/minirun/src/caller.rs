@@ -1,0 +1,31 @@
+//! What the configuration depends on beside image and flags: who calls, and on what machine.
+
+use std::io::IsTerminal;
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+/// The caller and the machine, looked at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// The host has the unified cgroup hierarchy only. runc asks the same way.
+    pub cgroup2: bool,
+    /// Standard input and standard output are terminals.
+    pub on_terminal: bool,
+}
+
+impl Caller {
+    /// Looks.
+    pub fn look() -> Self {
+        let cgroups = statfs("/sys/fs/cgroup").map(|fs| fs.filesystem_type());
+        Self {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            cgroup2: cgroups == Ok(CGROUP2_SUPER_MAGIC),
+            on_terminal: std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
+        }
+    }
+}

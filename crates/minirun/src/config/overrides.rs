@@ -1,0 +1,195 @@
+//! What the flags of one run change in a configuration, whoever wrote it.
+
+use std::path::{Path, PathBuf};
+
+use ctsys::idmap::IdMaps;
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
+
+use super::process::{add_term, change_capabilities, set_variable, user};
+use super::settable_gids;
+use super::volume::Volume;
+use crate::spec;
+use crate::user::{Accounts, Ids, UserError, UserSpec};
+
+/// What was asked for, for one run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Overrides {
+    /// The words after `--`.
+    pub command: Vec<String>,
+    /// Instead of the image's; empty takes it away.
+    pub entrypoint: Option<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// Absolute working directory.
+    pub workdir: Option<PathBuf>,
+    /// Who to run as.
+    pub user: Option<UserSpec>,
+    /// Bind mounts.
+    pub volumes: Vec<Volume>,
+    /// Which network.
+    pub net: Option<Net>,
+    /// The host name inside.
+    pub hostname: Option<String>,
+    /// Do not let the root filesystem be written.
+    pub read_only: bool,
+}
+
+/// Which network a container has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Net {
+    /// One of its own, with a loopback device only.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// What the changes depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The image's entrypoint, which stays in front of a command.
+    pub entrypoint: &'a [String],
+    /// The accounts of the root filesystem.
+    pub accounts: &'a Accounts,
+    /// The ids that the container has.
+    pub maps: &'a IdMaps,
+    /// Give the command a terminal of its own.
+    pub terminal: bool,
+    /// Files of the host's that a container on its network sees: (path inside, path on the host).
+    pub network_files: &'a [(PathBuf, PathBuf)],
+}
+
+/// Changes `spec` as `overrides` ask.
+pub fn apply(
+    spec: &mut Spec,
+    overrides: &Overrides,
+    context: &Context<'_>,
+) -> Result<(), UserError> {
+    if let Some(process) = spec.process_mut() {
+        change_process(process, overrides, context)?;
+    }
+    if let Some(hostname) = &overrides.hostname {
+        spec.set_hostname(Some(hostname.clone()));
+    }
+    if overrides.read_only
+        && let Some(root) = spec.root_mut()
+    {
+        root.set_readonly(Some(true));
+    }
+    match overrides.net {
+        Some(Net::Host) => share_network(spec, context.network_files),
+        Some(Net::None) => own_network(spec),
+        None => {}
+    }
+    let volumes = overrides.volumes.iter().map(Volume::to_mount);
+    spec.mounts_mut().get_or_insert_default().extend(volumes);
+    Ok(())
+}
+
+fn change_process(
+    process: &mut Process,
+    overrides: &Overrides,
+    context: &Context<'_>,
+) -> Result<(), UserError> {
+    let args =
+        command(process.args().as_deref().unwrap_or_default(), overrides, context.entrypoint);
+    process.set_args(Some(args)).set_terminal(Some(context.terminal));
+    if let Some(wanted) = &overrides.user {
+        change_user(process, context, context.accounts.resolve(wanted)?);
+    }
+    let env = process.env_mut().get_or_insert_default();
+    for entry in &overrides.env {
+        set_variable(env, entry.clone());
+    }
+    if context.terminal {
+        add_term(env);
+    }
+    if let Some(workdir) = &overrides.workdir {
+        process.set_cwd(workdir.clone());
+    }
+    Ok(())
+}
+
+/// Docker's rule: a command replaces Cmd, another entrypoint replaces both. In a configuration
+/// that does not begin with the image's entrypoint (somebody edited it) it replaces everything.
+fn command(args: &[String], overrides: &Overrides, entrypoint: &[String]) -> Vec<String> {
+    if let Some(wanted) = &overrides.entrypoint {
+        let first = Some(wanted.clone()).filter(|word| !word.is_empty());
+        return first.into_iter().chain(overrides.command.iter().cloned()).collect();
+    }
+    if overrides.command.is_empty() {
+        return args.to_vec();
+    }
+    let kept = if args.starts_with(entrypoint) { entrypoint } else { &[] };
+    [kept, &overrides.command].concat()
+}
+
+fn change_user(process: &mut Process, context: &Context<'_>, ids: Ids) {
+    let old_home = format!("HOME={}", context.accounts.home(process.user().uid()));
+    // A HOME that was the former user's follows the user; another one was chosen and stays.
+    if process.env().iter().flatten().any(|entry| *entry == old_home) {
+        let home = format!("HOME={}", context.accounts.home(ids.uid));
+        set_variable(process.env_mut().get_or_insert_default(), home);
+    }
+    let capabilities = process.capabilities().as_ref();
+    let changed = capabilities.map(|sets| change_capabilities(sets.clone(), ids.uid));
+    process.set_capabilities(changed);
+    let additional_gids = settable_gids(context.maps, ids.additional_gids);
+    process.set_user(user(&Ids { additional_gids, ..ids }));
+}
+
+/// Without a network namespace of its own the kernel refuses a fresh sysfs: the host's then.
+fn share_network(spec: &mut Spec, files: &[(PathBuf, PathBuf)]) {
+    if let Some(namespaces) = spec.linux_mut().as_mut().and_then(|l| l.namespaces_mut().as_mut()) {
+        namespaces.retain(|n| n.typ() != LinuxNamespaceType::Network);
+    }
+    let mounts = spec.mounts_mut().get_or_insert_default();
+    for mount in mounts.iter_mut().filter(|m| m.typ().as_deref() == Some("sysfs")) {
+        *mount = spec::host_sys();
+    }
+    for (inside, on_host) in files {
+        if !mounts.iter().any(|m| m.destination() == inside) {
+            mounts.push(host_file(inside, on_host));
+        }
+    }
+}
+
+fn host_file(inside: &Path, on_host: &Path) -> Mount {
+    let mut mount = spec::mount("", "bind", "", &["bind", "nosuid", "nodev", "noexec", "ro"]);
+    mount.set_destination(inside.into()).set_source(Some(on_host.into()));
+    mount
+}
+
+fn own_network(spec: &mut Spec) {
+    let Some(linux) = spec.linux_mut() else { return };
+    let namespaces = linux.namespaces_mut().get_or_insert_default();
+    namespaces.retain(|n| n.typ() != LinuxNamespaceType::Network);
+    namespaces.push(spec::namespace(LinuxNamespaceType::Network));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(String::from).collect()
+    }
+
+    fn with(entrypoint: Option<&str>, typed: &str) -> Overrides {
+        let entrypoint = entrypoint.map(String::from);
+        Overrides { command: words(typed), entrypoint, ..Overrides::default() }
+    }
+
+    #[test]
+    fn a_command_replaces_cmd_and_an_entrypoint_both() {
+        let run = |overrides, args: &str, entrypoint: &str| {
+            command(&words(args), &overrides, &words(entrypoint)).join(" ")
+        };
+        assert_eq!(run(with(None, ""), "ep a", "ep"), "ep a");
+        assert_eq!(run(with(None, "b c"), "ep a", "ep"), "ep b c");
+        assert_eq!(run(with(None, "b"), "sh", ""), "b");
+        assert_eq!(run(with(None, "b"), "edited by hand", "ep"), "b");
+        assert_eq!(run(with(Some("x"), "b"), "ep a", "ep"), "x b");
+        assert_eq!(run(with(Some("x"), ""), "ep a", "ep"), "x");
+        assert_eq!(run(with(Some(""), "b"), "ep a", "ep"), "b");
+    }
+}

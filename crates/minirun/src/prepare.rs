@@ -1,0 +1,312 @@
+//! From what was asked for to a [`Launch`]: finds the root filesystem, its record and its bundle's
+//! config.json, and puts configuration and flags together.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use ctsys::idmap::{IdMaps, IdRange};
+use ctsys::inroot;
+use ctsys::record::{ImageRecord, Ownership};
+use ctsys::state::StateRoot;
+use nix::fcntl::OFlag;
+use oci_spec::runtime::Spec;
+
+use crate::bundle::{self, Existing};
+use crate::caller::Caller;
+use crate::config::image::Image;
+use crate::config::overrides::{self, Net, Overrides};
+use crate::config::{self, Inputs, annotations};
+use crate::launch::Launch;
+use crate::naming;
+use crate::user::Accounts;
+
+mod error;
+pub use error::{EXIT_OWN_FAILURE, Error, Result};
+
+/// The root filesystem's name in a bundle.
+const ROOTFS: &str = "rootfs";
+/// Entries of a root directory that are looked at for their owner: an image has some twenty.
+const MAX_OWNERS_LOOKED_AT: usize = 256;
+/// What a container on the host's network needs of the host to look names up.
+const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+
+/// What is to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The current directory as a bundle.
+    Here,
+    /// A bundle.
+    Bundle(PathBuf),
+    /// A root filesystem, without a bundle.
+    Rootfs(PathBuf),
+}
+
+/// What was asked for, as it is meant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunOptions {
+    /// What to run.
+    pub target: Target,
+    /// What to call it.
+    pub name: Option<String>,
+    /// Stay in the background once the command runs.
+    pub detach: bool,
+    /// Give the command a terminal; without a word, when there is one to use.
+    pub terminal: Option<bool>,
+    /// What this run changes.
+    pub overrides: Overrides,
+}
+
+/// Everything decided.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the runtime is to do.
+    pub launch: Launch,
+    /// What the user should know though nothing failed, a line each.
+    pub notes: Vec<String>,
+}
+
+/// Decides everything, and writes the bundle's config.json when that is minirun's.
+pub fn prepare(options: &RunOptions, caller: &Caller) -> Result<Prepared> {
+    check_options(options)?;
+    match &options.target {
+        Target::Rootfs(path) => prepare_rootfs(options, caller, path),
+        Target::Bundle(dir) => prepare_bundle(options, caller, dir),
+        Target::Here => prepare_bundle(options, caller, Path::new(".")),
+    }
+}
+
+/// The parts of a launch that are known before its configuration.
+struct Place {
+    /// Absolute; `None` without a bundle.
+    bundle: Option<PathBuf>,
+    /// Absolute, links resolved.
+    rootfs: PathBuf,
+    /// What the configuration says: relative to the bundle or absolute.
+    root_path: PathBuf,
+    image: Option<Image>,
+    accounts: Accounts,
+}
+
+impl Place {
+    fn find(rootfs: &Path, root_path: Option<&Path>, bundle: Option<&Path>) -> Result<Self> {
+        let found = canonical(rootfs).filter(|path| path.is_dir());
+        let found = found.ok_or_else(|| Error::no_rootfs(rootfs, bundle))?;
+        // The record stands beside the name that ocipull was given, which may be a link's.
+        let named = if rootfs.file_name().is_some() { rootfs } else { &found };
+        let record = ImageRecord::read(named).map_err(Error::Record)?;
+        let image = record.as_ref().map(Image::from_record).transpose().map_err(Error::Image)?;
+        Ok(Self {
+            bundle: bundle.map(Path::to_path_buf),
+            root_path: root_path.unwrap_or(&found).into(),
+            accounts: Accounts::read(&found),
+            rootfs: found,
+            image,
+        })
+    }
+
+    fn generate(&self, caller: &Caller, maps: &IdMaps, name: &str, terminal: bool) -> Result<Spec> {
+        let inputs = Inputs {
+            image: self.image.as_ref(),
+            caller,
+            maps,
+            accounts: &self.accounts,
+            root_path: &self.root_path,
+            // The kernel takes 64 bytes; a name may be longer.
+            hostname: name.get(..63).unwrap_or(name),
+            terminal,
+        };
+        config::generate(&inputs).map_err(Error::User)
+    }
+}
+
+fn prepare_rootfs(options: &RunOptions, caller: &Caller, path: &Path) -> Result<Prepared> {
+    let place = Place::find(path, None, None)?;
+    let name = options.name.clone().unwrap_or_else(naming::drawn);
+    let maps = choose_maps(&place, caller)?;
+    let terminal = wants_terminal(options, caller, true);
+    let spec = place.generate(caller, &maps, &name, terminal)?;
+    finish(options, place, spec, maps, name, terminal)
+}
+
+fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<Prepared> {
+    let dir = canonical(dir).filter(|path| path.is_dir()).ok_or_else(|| Error::no_bundle(dir))?;
+    let own_name = naming::from_directory(&dir).unwrap_or_else(naming::drawn);
+    let name = options.name.clone().unwrap_or_else(|| own_name.clone());
+    let former = match bundle::read(&dir).map_err(Error::Bundle)? {
+        Existing::Own(spec) => return prepare_own(options, caller, &dir, spec, name),
+        Existing::Generated(spec) => Some(spec),
+        Existing::None => None,
+    };
+    let place = Place::find(&dir.join(ROOTFS), Some(Path::new(ROOTFS)), Some(&dir))?;
+    let maps = choose_maps(&place, caller)?;
+    // Whether there is a terminal says nothing about the bundle: what stands there stays, so that
+    // a run in a pipe does not change the file.
+    let said = former.as_ref().and_then(|s| s.process().as_ref()?.terminal());
+    let mut file = place.generate(caller, &maps, &own_name, said.unwrap_or(caller.on_terminal))?;
+    bundle::seal(&mut file).map_err(Error::Json)?;
+    let terminal = wants_terminal(options, caller, true);
+    let mut spec = place.generate(caller, &maps, &name, terminal)?;
+    spec.set_annotations(file.annotations().clone());
+    // Without a command the file would be no valid configuration.
+    let is_whole =
+        file.process().as_ref().and_then(|p| p.args().as_ref()).is_some_and(|a| !a.is_empty());
+    let changed = is_whole && former.as_ref() != Some(&file);
+    let mut prepared = finish(options, place, spec, maps, name, terminal)?;
+    if changed && !bundle::write(&dir, &file).map_err(Error::Bundle)? {
+        prepared
+            .notes
+            .push(format!("{dir:?} may not be written, so it gets no {}", bundle::CONFIG_FILE));
+    }
+    Ok(prepared)
+}
+
+/// A config.json that somebody wrote or edited: used as it is.
+fn prepare_own(
+    options: &RunOptions,
+    caller: &Caller,
+    dir: &Path,
+    spec: Spec,
+    name: String,
+) -> Result<Prepared> {
+    let root = spec.root().as_ref().map(|root| root.path().clone());
+    let root = root.filter(|path| !path.as_os_str().is_empty());
+    let root = root.ok_or_else(|| Error::NoRoot { path: dir.join(bundle::CONFIG_FILE) })?;
+    let mut place = Place::find(&dir.join(&root), Some(&root), Some(dir))?;
+    // What the image would have brought is not in use.
+    place.image.iter_mut().for_each(|image| image.notes.clear());
+    let subordinate = IdMaps::subordinate(caller.uid, caller.gid).map_err(Error::Subordinate)?;
+    let maps = config::maps_of(&spec, caller, subordinate.map(|maps| maps.writer));
+    let maps = maps.ok_or_else(|| Error::ForeignMaps { path: dir.join(bundle::CONFIG_FILE) })?;
+    let asks = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
+    let terminal = wants_terminal(options, caller, asks);
+    finish(options, place, spec, maps, name, terminal)
+}
+
+/// Applies the flags, and checks what comes out.
+fn finish(
+    options: &RunOptions,
+    place: Place,
+    mut spec: Spec,
+    maps: IdMaps,
+    name: String,
+    terminal: bool,
+) -> Result<Prepared> {
+    let network_files = match options.overrides.net {
+        Some(Net::Host) => network_files(&place.rootfs),
+        _ => Vec::new(),
+    };
+    let context = overrides::Context {
+        entrypoint: place.image.as_ref().map_or(&[], |image| &image.entrypoint),
+        accounts: &place.accounts,
+        maps: &maps,
+        terminal,
+        network_files: &network_files,
+    };
+    overrides::apply(&mut spec, &options.overrides, &context).map_err(Error::User)?;
+    check_spec(&spec, &maps)?;
+    let bundle = match place.bundle {
+        Some(dir) => dir,
+        None => StateRoot::open_default()
+            .and_then(|root| root.container_dir(&name))
+            .map_err(Error::State)?,
+    };
+    let launch = Launch {
+        id: name.clone(),
+        name,
+        bundle,
+        rootfs: place.rootfs,
+        exposed_ports: annotations::exposed_ports(&spec),
+        stop_signal: annotations::stop_signal(&spec),
+        spec,
+        maps,
+        detach: options.detach,
+    };
+    Ok(Prepared { launch, notes: place.image.map(|image| image.notes).unwrap_or_default() })
+}
+
+fn check_options(options: &RunOptions) -> Result<()> {
+    if let Some(name) = &options.name {
+        ctsys::state::check_id(name).map_err(Error::Name)?;
+    }
+    for volume in &options.overrides.volumes {
+        // The mount point's type follows the source's, so it has to be there first.
+        if let Err(cause) = fs::metadata(&volume.source) {
+            return Err(Error::Source { path: volume.source.clone(), cause });
+        }
+    }
+    Ok(())
+}
+
+fn check_spec(spec: &Spec, maps: &IdMaps) -> Result<()> {
+    let Some(process) = spec.process() else { return Err(Error::NoCommand) };
+    let args = process.args().as_deref().unwrap_or_default();
+    if args.first().is_none_or(String::is_empty) {
+        return Err(Error::NoCommand);
+    }
+    let env = process.env().as_deref().unwrap_or_default();
+    if let Some(word) = args.iter().chain(env).find(|word| word.contains('\0')) {
+        return Err(Error::Nul { word: word.clone() });
+    }
+    let user = process.user();
+    let unmapped = |kind, map: &[IdRange], id| {
+        if map.is_empty() || config::is_mapped(map, id) {
+            return Ok(());
+        }
+        Err(Error::Unmapped { kind, id })
+    };
+    unmapped("user", &maps.uids, user.uid())?;
+    unmapped("group", &maps.gids, user.gid())
+}
+
+/// By default a terminal is used where there is one and the configuration does not object; a
+/// container in the background has none to use.
+fn wants_terminal(options: &RunOptions, caller: &Caller, config_asks: bool) -> bool {
+    options.terminal.unwrap_or(config_asks && caller.on_terminal && !options.detach)
+}
+
+/// Root's containers have all ids as they are, in a user namespace all the same. Another caller's
+/// have those that the root filesystem was unpacked with. One that came without a record has the
+/// caller's id only, unless something in it belongs to a subordinate id.
+fn choose_maps(place: &Place, caller: &Caller) -> Result<IdMaps> {
+    if caller.uid == 0 {
+        return Ok(IdMaps::identity());
+    }
+    let single = || IdMaps::single(caller.uid, caller.gid);
+    let ownership = place.image.as_ref().map(|image| image.ownership);
+    if matches!(ownership, Some(Ownership::Single | Ownership::Root)) {
+        return Ok(single());
+    }
+    let subordinate = IdMaps::subordinate(caller.uid, caller.gid).map_err(Error::Subordinate)?;
+    match (ownership, subordinate) {
+        (Some(_), Some(maps)) => Ok(maps),
+        (Some(_), None) => Err(Error::NoSubordinate { rootfs: place.rootfs.clone() }),
+        (None, Some(maps)) if has_subordinate_owner(&place.rootfs, &maps, caller.uid) => Ok(maps),
+        (None, _) => Ok(single()),
+    }
+}
+
+fn has_subordinate_owner(rootfs: &Path, maps: &IdMaps, own: u32) -> bool {
+    let is_subordinate = |path: &Path| {
+        let owner = fs::symlink_metadata(path).map_or(own, |meta| meta.uid());
+        let holds = |r: &IdRange| owner.checked_sub(r.outside).is_some_and(|above| above < r.count);
+        owner != own && maps.uids.iter().any(holds)
+    };
+    let entries = fs::read_dir(rootfs).into_iter().flatten().flatten().take(MAX_OWNERS_LOOKED_AT);
+    is_subordinate(rootfs) || entries.map(|entry| entry.path()).any(|path| is_subordinate(&path))
+}
+
+/// Those files for name look-up that both the host and the root filesystem have: a mount point
+/// that is missing would have to be made in the root filesystem.
+fn network_files(rootfs: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let present = |path: &&&str| inroot::open(rootfs, Path::new(path), OFlag::O_PATH).is_ok();
+    NETWORK_FILES
+        .iter()
+        .filter(present)
+        .filter_map(|path| Some((PathBuf::from(path), canonical(Path::new(path))?)))
+        .collect()
+}
+
+fn canonical(path: &Path) -> Option<PathBuf> {
+    fs::canonicalize(path).ok()
+}
