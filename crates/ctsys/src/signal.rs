@@ -45,8 +45,7 @@ impl SignalSet {
     pub fn wait(&self) -> Result<i32> {
         loop {
             // SAFETY: the set outlives the call; no details are asked for.
-            let signal =
-                unsafe { libc::sigwaitinfo(&raw const self.0, std::ptr::null_mut()) };
+            let signal = unsafe { libc::sigwaitinfo(&raw const self.0, std::ptr::null_mut()) };
             match Errno::result(signal) {
                 // A stop and continuation of the process.
                 Err(Errno::EINTR) => {}
