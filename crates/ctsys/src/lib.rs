@@ -3,6 +3,9 @@
 //! ```text
 //! error   what a failed system call was: call, arguments, errno
 //! report  error chain + hint -> one line, one hint, an exit code
+//! mount   mounts by descriptor
+//! signal  masks, waiting, sending, names
+//! capability, isolate, netif, tty   what a container's processes need, call by call
 //! clone   a child by clone3, in namespaces of its own
 //! ns      joining the namespaces of another process
 //! fdpass  descriptors over a unix socket
@@ -15,15 +18,25 @@
 //!
 //! This is the only crate of the workspace in which `unsafe` may stand.
 
+pub mod capability;
 pub mod clone;
 pub mod error;
 pub mod fdpass;
 pub mod idmap;
+<<<<<<< HEAD
+pub mod isolate;
+pub mod mount;
+pub mod netif;
+=======
 pub mod inroot;
+>>>>>>> miniconf
 pub mod ns;
 pub mod process;
 pub mod record;
 pub mod report;
+pub mod signal;
 pub mod state;
+pub mod tty;
+pub mod wait;
 
 pub use error::SysError;
