@@ -23,13 +23,10 @@ pub mod clone;
 pub mod error;
 pub mod fdpass;
 pub mod idmap;
-<<<<<<< HEAD
+pub mod inroot;
 pub mod isolate;
 pub mod mount;
 pub mod netif;
-=======
-pub mod inroot;
->>>>>>> miniconf
 pub mod ns;
 pub mod process;
 pub mod record;
