@@ -45,11 +45,7 @@ pub(crate) fn adjust_oom_score(process: &Process) -> Result<(), Failure> {
         .map_err(|f| f.hint("without root it can only be raised: remove it, or ask for more"))
 }
 
-fn prepare(
-    process: &Process,
-    terminal: Option<OwnedFd>,
-    mask: &SignalSet,
-) -> Result<(), Failure> {
+fn prepare(process: &Process, terminal: Option<OwnedFd>, mask: &SignalSet) -> Result<(), Failure> {
     // A session of its own: no access to the terminal that started the container but by the
     // descriptors it was given, so no input can be pushed into it (TIOCSTI, CVE-2017-5226).
     setsid().call("setsid", String::new).step(|| "cannot start a session".into())?;
@@ -121,7 +117,11 @@ fn become_user(process: &Process) -> Result<(), Failure> {
 /// A working directory outside the root has no path that starts there (CVE-2024-21626).
 fn check_cwd() -> SysResult<()> {
     let cwd = nix::unistd::getcwd().call("getcwd", String::new)?;
-    if cwd.is_absolute() { Ok(()) } else { Err(Errno::ENOENT).call("getcwd", || format!("{cwd:?}")) }
+    if cwd.is_absolute() {
+        Ok(())
+    } else {
+        Err(Errno::ENOENT).call("getcwd", || format!("{cwd:?}"))
+    }
 }
 
 fn execute(process: &Process) -> Failure {
@@ -192,7 +192,9 @@ fn explain(command: &CStr, path: &CStr, errno: Errno, searched: bool) -> Failure
 fn reason(path: &CStr, errno: Errno) -> String {
     match errno {
         Errno::EACCES => "permission denied".into(),
-        Errno::ENOENT if exists(path) => "its interpreter or loader: no such file or directory".into(),
+        Errno::ENOENT if exists(path) => {
+            "its interpreter or loader: no such file or directory".into()
+        }
         Errno::ENOENT => "no such file or directory".into(),
         Errno::ENOEXEC => "exec format error".into(),
         errno => errno.desc().to_lowercase(),

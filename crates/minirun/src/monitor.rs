@@ -84,8 +84,7 @@ fn wait_for_event(
             Err(Errno::EINTR) => return Ok((false, false)),
             other => other.call("poll", || format!("{} descriptors", fds.len()))?,
         };
-        let mut results =
-            fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let mut results = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         let events = (results.next(), results.next());
         let ready = interests.map(|interest| match interest {
             Some(_) => results.next().unwrap_or(PollFlags::empty()),

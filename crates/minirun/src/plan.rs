@@ -156,7 +156,9 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
         // Every kind, the deprecated one too: serialised, so that none is forgotten.
         serde_json::to_value(hooks)
             .ok()
-            .and_then(|value| value.as_object().map(|o| o.values().any(|v| *v != serde_json::json!([]))))
+            .and_then(|value| {
+                value.as_object().map(|o| o.values().any(|v| *v != serde_json::json!([])))
+            })
             .unwrap_or(true)
     });
     let resources = linux.resources().as_ref().is_some_and(|resources| {
@@ -180,7 +182,10 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
         (linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty()), "linux.timeOffsets"),
         (linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()), "linux.netDevices"),
         (set(linux.mount_label()), "linux.mountLabel"),
-        (linux.cgroups_path().as_ref().is_some_and(|p| !p.as_os_str().is_empty()), "linux.cgroupsPath"),
+        (
+            linux.cgroups_path().as_ref().is_some_and(|p| !p.as_os_str().is_empty()),
+            "linux.cgroupsPath",
+        ),
     ];
     match refused.iter().find(|(is_set, _)| *is_set) {
         Some((_, field)) => Err(PlanError::Unsupported((*field).to_owned())),

@@ -27,8 +27,7 @@ pub fn signals() -> SignalSet {
 
 /// Whether an init passes `signal` on to its main child.
 pub fn forwards(signal: i32) -> bool {
-    !NOT_TAKEN.contains(&signal)
-        && ![libc::SIGCHLD, libc::SIGKILL, libc::SIGSTOP].contains(&signal)
+    !NOT_TAKEN.contains(&signal) && ![libc::SIGCHLD, libc::SIGKILL, libc::SIGSTOP].contains(&signal)
 }
 
 /// Reaps every child and passes on every signal until the child `main` has ended; returns its exit

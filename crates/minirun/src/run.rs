@@ -95,7 +95,8 @@ impl Explain for RunError {
             Self::Namespaces(error) => Some(refusal::hint(error.errno())),
             Self::Maps { by_helpers, source } => Some(refusal::maps_hint(*by_helpers, source)),
             Self::Inside(failure) => failure.hint.clone().or_else(|| {
-                let denied = failure.errno == Errno::EPERM as i32 || failure.errno == Errno::EACCES as i32;
+                let denied =
+                    failure.errno == Errno::EPERM as i32 || failure.errno == Errno::EACCES as i32;
                 refusal::apparmor().filter(|_| denied && failure.code == 125)
             }),
             Self::InitDied(_) | Self::MonitorDied(_) => {
@@ -316,8 +317,8 @@ fn monitor_main(
     let relay = relay.map_err(outside("use the terminal"))?;
     die(None).map_err(outside("untie the monitor from its launcher"))?;
     handshake::send(socket, &Message::Started, None).map_err(outside("report the start"))?;
-    let code = monitor::wait_for(&started.init.pidfd, relay)
-        .map_err(outside("wait for the container"))?;
+    let code =
+        monitor::wait_for(&started.init.pidfd, relay).map_err(outside("wait for the container"))?;
     Ok(record.stopped(code)?)
 }
 

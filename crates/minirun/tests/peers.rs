@@ -4,51 +4,35 @@
 mod common;
 
 use std::path::Path;
-use std::process::Command;
 
 use common::{As, bundle, read_json, tempdir};
 use serde_json::json;
-use testkit::programs::{Finished, Run};
 
 const SCRIPT: &str = "id -u; id -g; cat /proc/sys/kernel/hostname; pwd; echo $HOME $WORD; \
     ls /sys/class/net; touch /written && echo writable; grep CapEff /proc/self/status; exit 7";
 
-/// Runs `program` as the caller, on a host as this one is or as one with cgroup v2 only. (crun
-/// refuses to do anything where both versions are mounted, as on some build machines.)
-fn on_host(who: &As, dir: &Path, unified: bool, program: &str, args: &[&str]) -> Finished {
-    let mut inner = who.command(program);
-    inner.args(args).current_dir(dir);
-    let command = if unified {
-        let mut outer = Command::new("unshare");
-        let mount = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"";
-        outer.args(["-m", "sh", "-c", mount, "sh"]).arg(inner.get_program()).args(inner.get_args());
-        outer.current_dir(dir).envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
-        outer
-    } else {
-        inner
-    };
-    Run::new(command).finish()
-}
-
-fn minirun() -> String {
-    testkit::programs::binary("minirun").to_str().unwrap().to_owned()
+/// Has minirun write the config.json; what the run itself does is other tests' matter.
+fn write_config(who: &As, unified: bool, bundle: &Path) {
+    let minirun = testkit::programs::binary("minirun");
+    let name = common::unique("peers");
+    who.run_on(unified, bundle, &minirun, &["--rootless", "--name", &name, "--", "/bin/true"]);
 }
 
 fn runtimes_run_it(image: impl Fn(&As) -> Option<serde_json::Value>, want: impl Fn(&As) -> String) {
     for who in As::all() {
+        // crun refuses to do anything where both cgroup versions are mounted, as on some machines.
         for (runtime, unified) in [("runc", false), ("runc", true), ("crun", true)] {
             let case = format!("{runtime} unified={unified} {}", who.name());
             let dir = tempdir();
             let bundle = bundle(dir.path(), "pod", &who, image(&who));
-            // What the run itself does is other tests' matter.
-            on_host(&who, &bundle, unified, &minirun(), &["--rootless", "--", "/bin/true"]);
+            write_config(&who, unified, &bundle);
             let before = std::fs::read_to_string(bundle.join("config.json"))
                 .unwrap_or_else(|e| panic!("{case}: {e}"));
             let state = bundle.join("state");
             let id =
                 format!("minirun-test-{}-{runtime}-{unified}-{}", std::process::id(), who.name());
             let args = ["--root", state.to_str().unwrap(), "run", &id];
-            let done = on_host(&who, &bundle, unified, runtime, &args);
+            let done = who.run_on(unified, &bundle, Path::new(runtime), &args);
             assert_eq!(done.code(), Some(7), "{case}\n{before}\n{}", done.stderr_text());
             assert_eq!(done.stdout_text(), want(&who), "{case}\n{}", done.stderr_text());
             let after = std::fs::read_to_string(bundle.join("config.json")).unwrap();
@@ -93,7 +77,7 @@ fn the_file_says_the_callers_ids() {
     for who in As::all() {
         let dir = tempdir();
         let bundle = bundle(dir.path(), "pod", &who, Some(json!({ "Cmd": ["true"] })));
-        on_host(&who, &bundle, false, &minirun(), &["--", "/bin/true"]);
+        write_config(&who, false, &bundle);
         let config = read_json(&bundle.join("config.json"));
         let first = &config["linux"]["uidMappings"][0];
         let want = match &who {

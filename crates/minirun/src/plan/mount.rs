@@ -119,8 +119,7 @@ impl Mount {
             ..Change::default()
         };
         let flags = Change { set: self.set, clear: self.clear, ..Change::default() };
-        let recursive =
-            Change { set: self.set_recursive, recursive: true, ..Change::default() };
+        let recursive = Change { set: self.set_recursive, recursive: true, ..Change::default() };
         [Some(propagation), Some(flags), Some(recursive)]
             .into_iter()
             .flatten()

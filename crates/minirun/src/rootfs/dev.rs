@@ -45,7 +45,8 @@ pub(super) fn fill(root: Root<'_>, more: &[Device]) -> Result<(), Failure> {
         .open_or_make(Path::new("/dev"), Kind::Directory)
         .step(|| "cannot open /dev in the root filesystem".into())?;
     for &(name, major, minor) in DEFAULT {
-        let tree = host_device(Path::new("/dev").join(name).as_path(), SFlag::S_IFCHR, major, minor)?;
+        let tree =
+            host_device(Path::new("/dev").join(name).as_path(), SFlag::S_IFCHR, major, minor)?;
         let what = || format!("cannot make /dev/{name}");
         let onto = make_file(&dev, OsStr::new(name)).step(what)?;
         attach(&tree, &onto).step(what)?;

@@ -88,11 +88,8 @@ fn attach_root(rootfs: &Path) -> Result<OwnedFd, Failure> {
         .step(what)
         .map_err(|f| f.hint("every directory on the way must let the container's root in (x)"))?;
     let tree = clone_tree(Some(place.as_fd()), Path::new(""), true).step(what)?;
-    let private = Change {
-        propagation: Some(Propagation::Private),
-        recursive: true,
-        ..Change::default()
-    };
+    let private =
+        Change { propagation: Some(Propagation::Private), recursive: true, ..Change::default() };
     change(&tree, private).step(what)?;
     attach(&tree, &place).step(what)?;
     Ok(tree)

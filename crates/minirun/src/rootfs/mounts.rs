@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use ctsys::mount::{Change, NewFilesystem, Propagation, attr, attach, change, clone_tree};
+use ctsys::mount::{Change, NewFilesystem, Propagation, attach, attr, change, clone_tree};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::stat::SFlag;
@@ -110,8 +110,7 @@ fn bind(root: Root<'_>, mount: &Mount, source: &Path, recursive: bool) -> Result
 /// The version 2 hierarchy as this container's cgroup namespace shows it; in any other layout, and
 /// where the kernel refuses that, the host's own.
 fn cgroup(root: Root<'_>, mount: &Mount, namespaces: CloneFlags) -> Result<(), Failure> {
-    let is_v2 =
-        statfs(CGROUP_ROOT).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    let is_v2 = statfs(CGROUP_ROOT).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC);
     if is_v2 && namespaces.contains(CloneFlags::CLONE_NEWCGROUP) {
         match new_filesystem("cgroup2", Some("cgroup"), &[], mount.set) {
             Ok(tree) => return place(root, &mount.target, &tree, false),

@@ -29,8 +29,7 @@ pub(super) fn write(sysctls: &[(PathBuf, String)]) -> Result<(), Failure> {
                 | ResolveFlag::RESOLVE_NO_MAGICLINKS,
         );
         let path = Path::new("sys").join(name);
-        let file =
-            openat2(&proc, &path, how).call("openat2", || format!("{path:?}")).step(what)?;
+        let file = openat2(&proc, &path, how).call("openat2", || format!("{path:?}")).step(what)?;
         std::fs::File::from(file)
             .write_all(value.as_bytes())
             .call("write", || format!("{path:?}, {value:?}"))
