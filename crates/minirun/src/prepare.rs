@@ -144,6 +144,9 @@ fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<P
     // a run in a pipe does not change the file.
     let said = former.as_ref().and_then(|s| s.process().as_ref()?.terminal());
     let mut file = place.generate(caller, &maps, &own_name, said.unwrap_or(caller.on_terminal))?;
+    if caller.uid != 0 {
+        drop_additional_groups(&mut file);
+    }
     bundle::seal(&mut file).map_err(Error::Json)?;
     let terminal = wants_terminal(options, caller, true);
     let mut spec = place.generate(caller, &maps, &name, terminal)?;
@@ -159,6 +162,14 @@ fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<P
             .push(format!("{dir:?} may not be written, so it gets no {}", bundle::CONFIG_FILE));
     }
     Ok(prepared)
+}
+
+/// runc refuses any supplementary group to a caller without privileges, also where a range of ids
+/// is mapped. The file is for every runtime, so it goes without; minirun's own run has them.
+fn drop_additional_groups(file: &mut Spec) {
+    if let Some(process) = file.process_mut() {
+        process.user_mut().set_additional_gids(None);
+    }
 }
 
 /// A config.json that somebody wrote or edited: used as it is.
