@@ -1,6 +1,8 @@
 //! What is typed, against what happens: flags over bundles of every kind, whose config.json is
 //! whose, and every bad input with its one line, its hint and its code.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
@@ -128,6 +130,15 @@ fn the_hosts_network_is_shared_when_asked_for() {
             let own = who.minirun(&bundle, args).assert_code(0).stdout_text();
             assert!(!own.contains(host.to_str().unwrap()) && own.ends_with("\n1\n"), "{own}");
         }
+        // Names are looked up as on the host, through files that cannot be changed from inside.
+        let hosts = std::fs::read_to_string("/etc/hosts").expect("the host has an /etc/hosts");
+        let inside = bundle.join("rootfs/etc/hosts");
+        std::fs::write(&inside, "the image's\n").unwrap();
+        let script = "cat /etc/hosts; echo x >> /etc/hosts || echo kept";
+        let args = ["--net", "host", "--", "/bin/sh", "-c", script];
+        let seen = who.minirun(&bundle, &args).assert_code(0).stdout_text();
+        assert_eq!(seen, format!("{hosts}kept\n"));
+        assert_eq!(std::fs::read_to_string(inside).unwrap(), "the image's\n");
     }
 }
 
@@ -270,4 +281,51 @@ fn help_and_version_are_data() {
         let done = As::Root.minirun(dir.path(), &[name, "--nonsense"]);
         assert_refused(&done, 1, "unexpected argument");
     }
+}
+
+#[test]
+fn an_image_whose_user_cannot_be_had_runs_as_another() {
+    let dir = tempdir();
+    let cases = [(user(), "nosuchuser"), (As::User(TestUser::without_subids().isolated()), "7")];
+    for (who, image_user) in cases {
+        let config = json!({ "Cmd": ["/bin/id", "-u"], "User": image_user });
+        let bundle = bundle(dir.path(), image_user, &who, Some(config));
+        assert_refused(&who.minirun(&bundle, &[]), 125, image_user);
+        assert_eq!(who.minirun(&bundle, &["-u", "0"]).assert_code(0).stdout_text(), "0\n");
+        assert!(!bundle.join("config.json").exists(), "it would run nowhere");
+    }
+}
+
+#[test]
+fn a_label_that_gives_orders_is_noted() {
+    let dir = tempdir();
+    let who = user();
+    let config = json!({ "Cmd": ["true"], "Labels": { "run.oci.handler": "wasm" } });
+    let bundle = bundle(dir.path(), "pod", &who, Some(config));
+    who.minirun(&bundle, &[]).assert_code(0).assert_stderr("run.oci.handler");
+    assert!(!config_text(&bundle).contains("run.oci"));
+}
+
+#[test]
+fn on_a_terminal_the_command_has_one() {
+    let dir = tempdir();
+    let who = As::Root;
+    let bundle = bundle(dir.path(), &unique("tty"), &who, sh("tty; echo $TERM"));
+    let minirun = testkit::programs::binary("minirun");
+    let on_terminal = |args: &str| {
+        let mut command = who.command("script");
+        let typed = format!("{} {args}", minirun.display());
+        command.args(["-qefc", &typed, "/dev/null"]).current_dir(&bundle);
+        let done = testkit::programs::Run::new(command).finish();
+        done.assert_code(0).stdout_text()
+    };
+    let shown = on_terminal("");
+    assert!(shown.contains("/dev/pts/0\r\nxterm\r\n"), "{shown:?}");
+    let before = config_text(&bundle);
+    assert!(before.contains("\"terminal\": true"), "{before}");
+    let shown = on_terminal("--tty=false");
+    assert!(shown.contains("not a tty"), "{shown:?}");
+    let piped = who.minirun(&bundle, &[]).assert_code(0).stdout_text();
+    assert_eq!(piped, "not a tty\n\n");
+    assert_eq!(config_text(&bundle), before, "a pipe does not change the file");
 }

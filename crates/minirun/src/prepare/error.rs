@@ -93,7 +93,7 @@ pub enum Error {
     #[error("cannot tell the current directory")]
     CurrentDir(#[source] std::io::Error),
     /// Neither image nor flags say what to run.
-    #[error("no command: the image names none")]
+    #[error("no command: neither the image nor the configuration names one")]
     NoCommand,
     /// A word that no program can be given.
     #[error("a NUL byte in {word:?}")]
