@@ -86,6 +86,8 @@ struct Place {
     root_path: PathBuf,
     image: Option<Image>,
     accounts: Accounts,
+    /// What the user should know about it.
+    note: Option<String>,
 }
 
 impl Place {
@@ -102,6 +104,7 @@ impl Place {
             accounts: Accounts::read(&found),
             rootfs: found,
             image,
+            note: None,
         })
     }
 
@@ -133,9 +136,9 @@ impl Place {
 }
 
 fn prepare_rootfs(options: &RunOptions, caller: &Caller, path: &Path) -> Result<Prepared> {
-    let place = Place::find(path, None, None)?;
+    let mut place = Place::find(path, None, None)?;
     let name = options.name.clone().unwrap_or_else(naming::drawn);
-    let maps = choose_maps(&place, caller)?;
+    let maps = choose_maps(&mut place, caller)?;
     let terminal = wants_terminal(options, caller, true);
     let user = options.overrides.user.as_ref();
     let spec = place.generate(caller, &maps, user, &name, terminal)?;
@@ -151,8 +154,8 @@ fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<P
         Existing::Generated(spec) => Some(spec),
         Existing::None => None,
     };
-    let place = Place::find(&dir.join(ROOTFS), Some(Path::new(ROOTFS)), Some(&dir))?;
-    let maps = choose_maps(&place, caller)?;
+    let mut place = Place::find(&dir.join(ROOTFS), Some(Path::new(ROOTFS)), Some(&dir))?;
+    let maps = choose_maps(&mut place, caller)?;
     // Whether there is a terminal says nothing about the bundle: what stands there stays, so that
     // a run in a pipe does not change the file.
     let said = former.as_ref().and_then(|s| s.process().as_ref()?.terminal());
@@ -249,7 +252,8 @@ fn finish(
             .and_then(|root| root.container_dir(&name))
             .map_err(Error::State)?,
     };
-    let notes = place.image.map(|image| image.notes).unwrap_or_default();
+    let mut notes = place.image.map(|image| image.notes).unwrap_or_default();
+    notes.extend(place.note);
     let launch = Launch {
         id: name.clone(),
         name,
@@ -307,14 +311,21 @@ fn wants_terminal(options: &RunOptions, caller: &Caller, config_asks: bool) -> b
 /// Root's containers have all ids as they are, in a user namespace all the same. Another caller's
 /// have those that the root filesystem was unpacked with. One that came without a record has the
 /// caller's id only, unless something in it belongs to a subordinate id.
-fn choose_maps(place: &Place, caller: &Caller) -> Result<IdMaps> {
+fn choose_maps(place: &mut Place, caller: &Caller) -> Result<IdMaps> {
     if caller.uid == 0 {
         return Ok(IdMaps::identity());
     }
     let single = || IdMaps::single(caller.uid, caller.gid);
     let ownership = place.image.as_ref().map(|image| image.ownership);
-    if matches!(ownership, Some(Ownership::Single | Ownership::Root)) {
-        return Ok(single());
+    match ownership {
+        Some(Ownership::Single) => return Ok(single()),
+        Some(Ownership::Root) => {
+            let rootfs = &place.rootfs;
+            place.note =
+                Some(format!("{rootfs:?} was unpacked by root: inside, its files are nobody's"));
+            return Ok(single());
+        }
+        Some(Ownership::Subuid) | None => {}
     }
     let subordinate = IdMaps::subordinate(caller.uid, caller.gid).map_err(Error::Subordinate)?;
     match (ownership, subordinate) {

@@ -329,3 +329,41 @@ fn on_a_terminal_the_command_has_one() {
     assert_eq!(piped, "not a tty\n\n");
     assert_eq!(config_text(&bundle), before, "a pipe does not change the file");
 }
+
+#[test]
+fn the_ids_are_those_that_the_tree_was_unpacked_with() {
+    let dir = tempdir();
+    let user = TestUser::with_subids().isolated();
+    let (start, _) = user.subuids().unwrap();
+    let who = As::User(user);
+    let bundle = bundle(dir.path(), "pod", &who, None);
+    let record_file = bundle.join("rootfs.image.json");
+    let lines = || {
+        let done = who.minirun(&bundle, &["--", "/bin/cat", "/proc/self/uid_map"]);
+        (done.assert_code(0).stdout_text().lines().count(), done.stderr_text())
+    };
+    assert_eq!(lines(), (1, String::new()), "no record, all the caller's");
+    for (ownership, want) in [("single", 1), ("subuid", 2)] {
+        std::fs::write(&record_file, record(ownership, json!({})).to_string()).unwrap();
+        assert_eq!(lines(), (want, String::new()), "{ownership}");
+    }
+    std::fs::write(&record_file, record("root", json!({})).to_string()).unwrap();
+    let (count, note) = lines();
+    assert!(count == 1 && note.contains("unpacked by root"), "{note}");
+    std::fs::remove_file(record_file).unwrap();
+    std::os::unix::fs::chown(bundle.join("rootfs/home"), Some(start), None).unwrap();
+    assert_eq!(lines(), (2, String::new()), "no record, a directory of a subordinate id's");
+}
+
+#[test]
+fn ids_that_are_not_granted_are_refused() {
+    let dir = tempdir();
+    let who = As::User(TestUser::without_subids().isolated());
+    let bundle = bundle(dir.path(), "pod", &who, None);
+    let record_file = bundle.join("rootfs.image.json");
+    std::fs::write(&record_file, record("subuid", json!({})).to_string()).unwrap();
+    assert_refused(&who.minirun(&bundle, &["--", "true"]), 125, "subordinate ids");
+    std::fs::remove_file(record_file).unwrap();
+    As::Root.minirun(&bundle, &["spec", "--rootless"]).assert_success();
+    assert_refused(&who.minirun(&bundle, &["--", "true"]), 125, "not the caller's");
+}
