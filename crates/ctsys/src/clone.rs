@@ -54,7 +54,7 @@ pub fn spawn(namespaces: CloneFlags, body: impl FnOnce() -> u8) -> Result<Child>
 /// in the child. For a program that goes on as a whole in the child; see [`spawn`] for the rest.
 pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {
     let shown = || format!("{namespaces:?}");
-    if thread_count()? != 1 {
+    if has_threads()? {
         return Err(SysError::new("clone3", shown(), Errno::EBUSY));
     }
     let mut pidfd: i32 = -1;
@@ -74,6 +74,17 @@ pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {
         -1 => Err(SysError::last("clone3", shown())),
         // SAFETY: clone3 succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor of ours.
         pid => Ok(Some(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
+    }
+}
+
+/// Whether this process has other threads. unshare(2) of CLONE_THREAD changes nothing in a process
+/// with one thread and fails in one with more; it needs no /proc, which a container may lack.
+fn has_threads() -> Result<bool> {
+    match nix::sched::unshare(CloneFlags::CLONE_THREAD) {
+        Ok(()) => Ok(false),
+        Err(Errno::EINVAL) => Ok(true),
+        // Seccomp filters of container engines deny unshare as a whole.
+        Err(_) => thread_count().map(|count| count != 1),
     }
 }
 

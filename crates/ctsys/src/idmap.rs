@@ -111,6 +111,39 @@ impl IdMaps {
     }
 }
 
+/// The login name of `uid` on this machine, for display.
+pub fn login_name(uid: u32) -> Result<Option<String>> {
+    let passwd = read_database("/etc/passwd")?;
+    Ok(user_name(&passwd, uid).map(|name| String::from_utf8_lossy(name).into_owned()))
+}
+
+/// The maps of the user namespace that the process `pid` is in, as the caller sees them; the
+/// writer tells whether setgroups(2) is allowed in there.
+pub fn of_process(pid: i32) -> Result<IdMaps> {
+    let read = |file: &str| {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::read_to_string(&path).call("read", || path)
+    };
+    let denied = read("setgroups")?.trim() == "deny";
+    let writer = if denied { MapWriter::Direct } else { MapWriter::Privileged };
+    Ok(IdMaps { uids: parse_map(&read("uid_map")?), gids: parse_map(&read("gid_map")?), writer })
+}
+
+/// The lines of a map as the kernel writes them (user_namespaces(7)).
+fn parse_map(text: &str) -> Vec<IdRange> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace().map(str::parse);
+            let (Some(Ok(inside)), Some(Ok(outside)), Some(Ok(count))) =
+                (fields.next(), fields.next(), fields.next())
+            else {
+                return None;
+            };
+            Some(IdRange { inside, outside, count })
+        })
+        .collect()
+}
+
 /// The granted ranges laid out after the caller's own id: 0 is the caller, 1 on the first range,
 /// and so on (the usual layout of podman, buildah and umoci's documentation).
 fn lay_out(own: u32, ranges: &[(u32, u32)]) -> Vec<IdRange> {

@@ -3,6 +3,9 @@
 //! ```text
 //! error   what a failed system call was: call, arguments, errno
 //! report  error chain + hint -> one line, one hint, an exit code
+//! mount   mounts by descriptor
+//! signal  masks, waiting, sending, names
+//! capability, isolate, netif, tty   what a container's processes need, call by call
 //! clone   a child by clone3, in namespaces of its own
 //! ns      joining the namespaces of another process
 //! confine what a helper process gives up
@@ -19,12 +22,16 @@
 //!
 //! This is the only crate of the workspace in which `unsafe` may stand.
 
+pub mod capability;
 pub mod clone;
 pub mod confine;
 pub mod error;
 pub mod fdpass;
 pub mod idmap;
 pub mod inroot;
+pub mod isolate;
+pub mod mount;
+pub mod netif;
 pub mod ns;
 pub mod process;
 pub mod record;
@@ -33,6 +40,10 @@ pub mod rootdir;
 pub mod state;
 pub mod userns;
 pub mod xattr;
+pub mod signal;
+pub mod state;
+pub mod tty;
+pub mod wait;
 
 pub use error::SysError;
 pub use nix::errno::Errno;

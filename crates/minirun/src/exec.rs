@@ -1,6 +1,41 @@
-//! One more command in a container that runs. (Signatures; bodies follow.)
+//! One more command in a container that runs.
+//!
+//! ```text
+//! minirun ─ joins user and pid namespaces ─ clone3 ─▶ child ─ joins the others ─▶ the command
+//! ```
+//!
+//! The way in is the main command's pidfd: the init, hidden, lets none but root in.
 
-use oci_spec::runtime::User;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use ctsys::error::{Context, SysError};
+use ctsys::idmap;
+use ctsys::process::ProcessId;
+use ctsys::report::Explain;
+use ctsys::signal::{self, SignalSet};
+use ctsys::state::{ContainerState, StateError, StateRoot, Status};
+use ctsys::{clone, fdpass, isolate, ns, tty, wait};
+use nix::fcntl::{OFlag, open};
+use nix::libc;
+use nix::sched::CloneFlags;
+use nix::sys::prctl;
+use nix::sys::stat::Mode;
+use oci_spec::runtime::{self, Spec, User};
+
+use crate::command;
+use crate::handshake::{self, Failure, Message, Step};
+use crate::lifecycle::{self, LifecycleError};
+use crate::monitor;
+use crate::plan::{Plan, PlanError, Process};
+use crate::record::CONFIG_FILE;
+use crate::rootfs::open_pty;
+use crate::terminal::{Relay, callers_size};
+
+/// A kept configuration larger than this is not one of ours; engines' are some tens of kilobytes.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// What to run in which container.
 #[derive(Debug, Clone)]
@@ -20,18 +55,216 @@ pub struct ExecOptions {
     pub tty: bool,
 }
 
-/// Runs the command and returns its exit code (128 + n when signal n ended it).
-pub fn exec(_options: &ExecOptions) -> Result<u8, ExecError> {
-    Err(ExecError::Unfinished)
-}
-
 /// Why a command could not be run; implements `Explain` (125, 126, 127 as for run; 1 when there is
 /// no such container).
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    /// Not there yet.
-    #[error("not there yet")]
-    Unfinished,
+    /// There is no such container, or it does not run.
+    #[error(transparent)]
+    Container(#[from] LifecycleError),
+    /// The configuration that the container was started with cannot be read.
+    #[error("cannot read the container's configuration {path:?}")]
+    Config {
+        /// Where it is kept.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The process asked for cannot be had in this container.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A step in the container failed; the message is complete.
+    #[error("{0}")]
+    Inside(Failure),
+    /// A system call.
+    #[error("cannot {step}")]
+    Outside {
+        /// What it was for.
+        step: &'static str,
+        /// The cause.
+        #[source]
+        source: SysError,
+    },
 }
 
-impl ctsys::report::Explain for ExecError {}
+impl Explain for ExecError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Container(error) => error.hint(),
+            Self::Plan(error) => error.hint(),
+            Self::Inside(failure) => failure.hint.clone(),
+            Self::Config { .. } => Some("start the container anew".into()),
+            Self::Outside { .. } => None,
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Container(error) => error.exit_code(),
+            Self::Inside(failure) => failure.code,
+            _ => 125,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, ExecError>;
+
+/// Runs the command and returns its exit code (128 + n when signal n ended it).
+///
+/// Must be called before any thread is started.
+pub fn exec(options: &ExecOptions) -> Result<u8> {
+    let container = lifecycle::find(&options.container)?;
+    let not_running = || LifecycleError::NotRunning(container.name.clone());
+    if container.status != Status::Running {
+        return Err(not_running().into());
+    }
+    let main = container.main.as_ref();
+    let pidfd = main.map(ProcessId::open).transpose().map_err(outside("open the container"))?;
+    let (Some(main), Some(pidfd)) = (main, pidfd.flatten()) else {
+        return Err(not_running().into());
+    };
+    let spec = kept_config(&container)?;
+    let maps = idmap::of_process(main.pid).map_err(outside("read the container's id maps"))?;
+    let kinds = Plan::new(&spec, &container.rootfs, &maps)?.namespaces;
+    let process = Process::new(&process_of(&spec, options)?, &maps)?;
+
+    let mask = monitor::signals().block().map_err(outside("block signals"))?;
+    let (child, relay) = start(&process, &pidfd, kinds, &mask)?;
+    monitor::wait_for(&child, relay).map_err(outside("wait for the command"))
+}
+
+fn kept_config(container: &ContainerState) -> Result<Spec> {
+    let dir = StateRoot::find_default()
+        .and_then(|root| root.ok_or_else(|| StateError::NotFound(container.id.clone())))
+        .and_then(|root| root.container_dir(&container.id))
+        .map_err(LifecycleError::State)?;
+    let path = dir.join(CONFIG_FILE);
+    let parse = || -> std::result::Result<Spec, Box<dyn std::error::Error + Send + Sync>> {
+        let mut text = Vec::new();
+        File::open(&path)?.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > MAX_CONFIG_BYTES {
+            return Err(format!("larger than {MAX_CONFIG_BYTES} bytes").into());
+        }
+        Ok(serde_json::from_slice(&text)?)
+    };
+    parse().map_err(|source| ExecError::Config { path: path.clone(), source })
+}
+
+/// The container's own process with what `options` changes.
+fn process_of(spec: &Spec, options: &ExecOptions) -> Result<runtime::Process> {
+    let mut process = spec.process().clone().ok_or(PlanError::Missing("process"))?;
+    let mut env = process.env().clone().unwrap_or_default();
+    for variable in &options.env {
+        let name = variable.split_inclusive('=').next().unwrap_or_default();
+        env.retain(|old| !old.starts_with(name));
+        env.push(variable.clone());
+    }
+    process.set_env(Some(env));
+    process.set_args(Some(options.args.clone()));
+    process.set_terminal(Some(options.tty));
+    if let Some(cwd) = &options.cwd {
+        process.set_cwd(cwd.into());
+    }
+    if let Some(user) = &options.user {
+        process.set_user(user.clone());
+    }
+    Ok(process)
+}
+
+/// The child's pidfd once the command runs, and the relay to its terminal.
+fn start(
+    process: &Process,
+    main: &OwnedFd,
+    kinds: CloneFlags,
+    mask: &SignalSet,
+) -> Result<(OwnedFd, Option<Relay>)> {
+    command::adjust_oom_score(process).map_err(ExecError::Inside)?;
+    let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
+    // From birth in the pid namespace until it executes, the child can be seen from inside; nobody
+    // there may look into it or its parent's memory through it (CVE-2016-9962).
+    prctl::set_dumpable(false)
+        .call("prctl", || "PR_SET_DUMPABLE, 0".into())
+        .map_err(outside("hide from the container"))?;
+    let first = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID;
+    ns::join(main, first).map_err(outside("join the container"))?;
+    let child = clone::spawn(CloneFlags::empty(), || {
+        let failure = enter(process, main, kinds - first, &theirs, mask);
+        let code = failure.code;
+        let _ = handshake::send(&theirs, &Message::Failed(failure), None);
+        code
+    })
+    .map_err(outside("start a process"))?;
+    drop(theirs);
+    match wait_for_start(&ours) {
+        Ok(relay) => Ok((child.pidfd, relay)),
+        Err(error) => {
+            let _ = signal::send(&child.pidfd, libc::SIGKILL);
+            wait::wait(&child.pidfd).map_err(outside("wait for the process"))?;
+            Err(error)
+        }
+    }
+}
+
+/// The child's part; returns only when something failed.
+fn enter(
+    process: &Process,
+    main: &OwnedFd,
+    kinds: CloneFlags,
+    socket: &OwnedFd,
+    mask: &SignalSet,
+) -> Failure {
+    match join(process, main, kinds, socket) {
+        Ok(slave) => command::become_program(process, slave, mask),
+        Err(failure) => failure,
+    }
+}
+
+fn join(
+    process: &Process,
+    main: &OwnedFd,
+    kinds: CloneFlags,
+    socket: &OwnedFd,
+) -> std::result::Result<Option<OwnedFd>, Failure> {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let keep = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), socket.as_fd(), main.as_fd()];
+    isolate::close_all_but(&keep).step(|| "cannot close descriptors".into())?;
+    ns::join(main, kinds).step(|| "cannot join the container's namespaces".into())?;
+    isolate::join_new_keyring().step(|| "cannot make a new keyring".into())?;
+    if !process.terminal {
+        return Ok(None);
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let pts = open(Path::new("/dev/pts"), flags, Mode::empty())
+        .call("open", || "\"/dev/pts\"".into())
+        .step(|| "cannot open a terminal in the container".into())
+        .map_err(|f| f.hint("the container has no /dev/pts: run it without a terminal"))?;
+    let (master, slave) = open_pty(pts, process.uid)?;
+    handshake::send(socket, &Message::Terminal, Some(master.as_fd()))
+        .step(|| "cannot pass the terminal out".into())?;
+    Ok(Some(slave))
+}
+
+/// Until the socket's end: the command runs, or the child was killed, which its code will tell.
+fn wait_for_start(socket: &OwnedFd) -> Result<Option<Relay>> {
+    let mut relay = None;
+    while let Some((message, fd)) =
+        handshake::receive(socket).map_err(outside("hear from the process"))?
+    {
+        match (message, fd) {
+            (Message::Failed(failure), _) => return Err(ExecError::Inside(failure)),
+            (Message::Terminal, Some(fd)) => {
+                if let Some(size) = callers_size() {
+                    tty::set_window_size(&fd, size).map_err(outside("size the terminal"))?;
+                }
+                relay = Some(Relay::interactive(fd).map_err(outside("use the terminal"))?);
+            }
+            _ => {}
+        }
+    }
+    Ok(relay)
+}
+
+fn outside(step: &'static str) -> impl FnOnce(SysError) -> ExecError {
+    move |source| ExecError::Outside { step, source }
+}

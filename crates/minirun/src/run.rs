@@ -1,22 +1,333 @@
-//! Runs one container from start to end. (Signatures; the body follows.)
+//! Runs one container from start to end: the outside of the pipeline.
+//!
+//! ```text
+//! foreground   minirun ─ clone3 ─▶ init ─▶ command
+//! detached     minirun ─▶ monitor (a session of its own) ─ clone3 ─▶ init ─▶ command
+//! ```
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use ctsys::SysError;
+use ctsys::clone::{self, Child};
+use ctsys::error::Context;
+use ctsys::idmap::MapWriter;
+use ctsys::report::{Explain, chain};
+use ctsys::signal::{self, SignalSet};
+use ctsys::state::{StateError, StateRoot};
+use ctsys::{fdpass, tty, wait};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::CloneFlags;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+
+use crate::handshake::{self, Failure, Message};
+use crate::init;
 use crate::launch::Launch;
+use crate::monitor;
+use crate::plan::{Plan, PlanError};
+use crate::record::Record;
+use crate::terminal::{Relay, callers_size};
+
+mod refusal;
+
+/// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be run.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The state directory could not be read or written, or the name is taken.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// There is no root filesystem.
+    #[error("no root filesystem at {0:?}")]
+    NoRootfs(PathBuf),
+    /// The kernel made no process in new namespaces.
+    #[error("cannot create the container's namespaces")]
+    Namespaces(#[source] SysError),
+    /// The user namespace's maps could not be installed.
+    #[error("cannot map ids in the container's user namespace")]
+    Maps {
+        /// Whether the set-uid helpers were to do it.
+        by_helpers: bool,
+        /// The cause.
+        #[source]
+        source: SysError,
+    },
+    /// A step inside the container, or in the monitor, failed; the message is complete.
+    #[error("{0}")]
+    Inside(Failure),
+    /// The init ended while it set the container up, without a word.
+    #[error("the container's init ended during set-up: got exit code {0}")]
+    InitDied(u8),
+    /// The monitor of a detached container ended without a word.
+    #[error("the container's monitor ended during set-up: got exit code {0}")]
+    MonitorDied(u8),
+    /// A system call of the outside.
+    #[error("cannot {step}")]
+    Outside {
+        /// What it was for.
+        step: &'static str,
+        /// The cause.
+        #[source]
+        source: SysError,
+    },
+}
+
+impl Explain for RunError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Plan(error) => error.hint(),
+            Self::State(StateError::Exists(name)) => {
+                Some(format!("choose another --name, or remove it: minirun delete --force {name}"))
+            }
+            Self::State(StateError::NotPrivate { path, .. }) => {
+                Some(format!("remove {path:?}, or set XDG_RUNTIME_DIR to a directory of your own"))
+            }
+            Self::State(_) => None,
+            Self::NoRootfs(_) => {
+                Some("name a root filesystem, or make one: ocipull IMAGE ./rootfs".into())
+            }
+            Self::Namespaces(error) => Some(refusal::hint(error.errno())),
+            Self::Maps { by_helpers, source } => Some(refusal::maps_hint(*by_helpers, source)),
+            Self::Inside(failure) => failure.hint.clone().or_else(|| {
+                let denied =
+                    failure.errno == Errno::EPERM as i32 || failure.errno == Errno::EACCES as i32;
+                refusal::apparmor().filter(|_| denied && failure.code == 125)
+            }),
+            Self::InitDied(_) | Self::MonitorDied(_) => {
+                Some("was it killed, or is memory short? look at the kernel's log".into())
+            }
+            Self::Outside { .. } => None,
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Inside(failure) => failure.code,
+            _ => 125,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, RunError>;
 
 /// Runs the container in the foreground and returns its command's exit code (128 + n when signal n
 /// ended it); with [`Launch::detach`], returns 0 once the command runs (the caller prints the id).
 ///
 /// `notice` is told what the user should know though nothing failed (one line, no prefix).
 /// Must be called before any thread is started.
-pub fn run(_launch: &Launch, _notice: &mut dyn FnMut(&str)) -> Result<u8, RunError> {
-    Err(RunError::Unfinished)
+pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
+    let plan = Plan::new(&launch.spec, &launch.rootfs, &launch.maps)?;
+    if !launch.rootfs.is_dir() {
+        return Err(RunError::NoRootfs(launch.rootfs.clone()));
+    }
+    let states = StateRoot::open_default()?;
+    let mask = monitor::signals().block().map_err(outside("block signals"))?;
+    let result = if launch.detach {
+        detached(launch, &plan, states, &mask, notice)
+    } else {
+        foreground(launch, &plan, states, &mask, notice)
+    };
+    mask.block().map_err(outside("restore the signal mask"))?;
+    result
 }
 
-/// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Not there yet.
-    #[error("not there yet")]
-    Unfinished,
+fn foreground(
+    launch: &Launch,
+    plan: &Plan,
+    states: StateRoot,
+    mask: &SignalSet,
+    notice: &mut dyn FnMut(&str),
+) -> Result<u8> {
+    let mut record = Record::reserve(states, launch)?;
+    let result = start(launch, plan, &mut record, mask, notice).and_then(|started| {
+        let relay = started.master.map(Relay::interactive).transpose();
+        let relay = relay.map_err(outside("use the terminal"))?;
+        monitor::wait_for(&started.init.pidfd, relay).map_err(outside("wait for the container"))
+    });
+    let removed = record.remove();
+    let code = result?;
+    removed?;
+    Ok(code)
 }
 
-impl ctsys::report::Explain for RunError {}
+/// A container whose command runs.
+struct Started {
+    init: Child,
+    master: Option<OwnedFd>,
+}
+
+/// From the plan to a command that runs, its record written. On failure nothing is left but the
+/// record.
+fn start(
+    launch: &Launch,
+    plan: &Plan,
+    record: &mut Record,
+    mask: &SignalSet,
+    notice: &mut dyn FnMut(&str),
+) -> Result<Started> {
+    let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
+    let init = clone::spawn(plan.namespaces, || init::run(plan, &theirs, mask))
+        .map_err(RunError::Namespaces)?;
+    drop(theirs);
+    let result = set_up(launch, plan, record, &init, &ours, notice);
+    drop(ours);
+    match result {
+        Ok(master) => Ok(Started { init, master }),
+        Err(error) => {
+            if error.is_some() {
+                // When the outside failed, the inside may be well on its way.
+                let _ = signal::send(&init.pidfd, libc::SIGKILL);
+            }
+            let code = wait::wait(&init.pidfd).map_err(outside("wait for the init"))?;
+            Err(error.unwrap_or(RunError::InitDied(code)))
+        }
+    }
+}
+
+/// The outside's part of the handshake; the terminal's master. `Err(None)` when the inside ended
+/// without a word.
+fn set_up(
+    launch: &Launch,
+    plan: &Plan,
+    record: &mut Record,
+    init: &Child,
+    socket: &OwnedFd,
+    notice: &mut dyn FnMut(&str),
+) -> std::result::Result<Option<OwnedFd>, Option<RunError>> {
+    let by_helpers = matches!(launch.maps.writer, MapWriter::Helpers { .. });
+    launch.maps.install(init.pid).map_err(|source| RunError::Maps { by_helpers, source })?;
+    match handshake::send_mapped(socket) {
+        // It has failed already and says why.
+        Err(error) if error.errno() == Errno::EPIPE => {}
+        other => other.map_err(outside("talk to the init"))?,
+    }
+    // Meanwhile it sets itself up.
+    record.keep_config(&launch.spec).map_err(RunError::State)?;
+    let mut master = None;
+    let mut main = None;
+    while let Some((message, fd)) =
+        handshake::receive(socket).map_err(outside("hear from the init"))?
+    {
+        match (message, fd) {
+            (Message::Notice(text), _) => notice(&text),
+            (Message::Failed(failure), _) => return Err(Some(RunError::Inside(failure))),
+            (Message::Terminal, Some(fd)) => {
+                if let Some(size) = callers_size().or(plan.process.console_size) {
+                    tty::set_window_size(&fd, size).map_err(outside("size the terminal"))?;
+                }
+                master = Some(fd);
+            }
+            (Message::Main, Some(fd)) => {
+                main = Some(handshake::pid_of(fd).map_err(outside("identify the command"))?);
+            }
+            (Message::Started | Message::Terminal | Message::Main, _) => {}
+        }
+    }
+    let main = main.ok_or(None)?;
+    record.running(init.pid, main).map_err(RunError::State)?;
+    Ok(master)
+}
+
+/// Starts the monitor and waits until it says that the command runs.
+fn detached(
+    launch: &Launch,
+    plan: &Plan,
+    states: StateRoot,
+    mask: &SignalSet,
+    notice: &mut dyn FnMut(&str),
+) -> Result<u8> {
+    let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
+    let monitor = clone::spawn(CloneFlags::empty(), || {
+        match monitor_main(launch, plan, states, mask, &theirs) {
+            Ok(()) => 0,
+            Err(error) => {
+                let failure = Failure {
+                    what: chain(&error),
+                    errno: 0,
+                    hint: error.hint(),
+                    code: error.exit_code(),
+                };
+                // After the start nobody listens; the record says how the container ended.
+                let _ = handshake::send(&theirs, &Message::Failed(failure), None);
+                125
+            }
+        }
+    })
+    .map_err(outside("start the monitor"))?;
+    drop(theirs);
+    while let Some((message, _)) =
+        handshake::receive(&ours).map_err(outside("hear from the monitor"))?
+    {
+        match message {
+            Message::Notice(text) => notice(&text),
+            Message::Failed(failure) => {
+                wait::wait(&monitor.pidfd).map_err(outside("wait for the monitor"))?;
+                return Err(RunError::Inside(failure));
+            }
+            Message::Started => return Ok(0),
+            Message::Terminal | Message::Main => {}
+        }
+    }
+    let code = wait::wait(&monitor.pidfd).map_err(outside("wait for the monitor"))?;
+    Err(RunError::MonitorDied(code))
+}
+
+/// The process that stays outside of a detached container until its end.
+fn monitor_main(
+    launch: &Launch,
+    plan: &Plan,
+    states: StateRoot,
+    mask: &SignalSet,
+    socket: &OwnedFd,
+) -> Result<()> {
+    // Until the command runs, the caller's end is this one's: nobody would be told.
+    let die = |signal: Option<Signal>| {
+        prctl::set_pdeathsig(signal).call("prctl", || format!("PR_SET_PDEATHSIG, {signal:?}"))
+    };
+    die(Some(Signal::SIGKILL)).map_err(outside("tie the monitor to its launcher"))?;
+    setsid().call("setsid", String::new).map_err(outside("start a session"))?;
+    chdir("/").call("chdir", || "\"/\"".into()).map_err(outside("leave the directory"))?;
+    let mut record = Record::reserve(states, launch)?;
+    let log = record.log().map_err(RunError::State)?;
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .call("open", || "\"/dev/null\"".into())
+        .map_err(outside("open the null device"))?;
+    redirect(&null, &log).map_err(outside("redirect the standard streams"))?;
+    let mut notice = |text: &str| {
+        let _ = handshake::send(socket, &Message::Notice(text.into()), None);
+    };
+    let started = match start(launch, plan, &mut record, mask, &mut notice) {
+        Ok(started) => started,
+        Err(error) => {
+            record.remove()?;
+            return Err(error);
+        }
+    };
+    redirect(&null, &null).map_err(outside("redirect the standard streams"))?;
+    let relay = started.master.map(|master| Relay::to_file(master, log)).transpose();
+    let relay = relay.map_err(outside("use the terminal"))?;
+    die(None).map_err(outside("untie the monitor from its launcher"))?;
+    handshake::send(socket, &Message::Started, None).map_err(outside("report the start"))?;
+    let code =
+        monitor::wait_for(&started.init.pidfd, relay).map_err(outside("wait for the container"))?;
+    Ok(record.stopped(code)?)
+}
+
+fn redirect(input: &File, output: &File) -> ctsys::error::Result<()> {
+    dup2_stdin(input).call("dup2", || "0".into())?;
+    dup2_stdout(output).call("dup2", || "1".into())?;
+    dup2_stderr(output).call("dup2", || "2".into())
+}
+
+fn outside(step: &'static str) -> impl FnOnce(SysError) -> RunError {
+    move |source| RunError::Outside { step, source }
+}

@@ -33,7 +33,7 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Root, Spec, User};
 
 use crate::caller::Caller;
 use crate::spec;
-use crate::user::{Accounts, UserError};
+use crate::user::{Accounts, UserError, UserSpec};
 use image::Image;
 
 /// Where commands are looked for when the image does not say: docker's and runc's default.
@@ -56,6 +56,8 @@ pub struct Inputs<'a> {
     pub maps: &'a IdMaps,
     /// The accounts of the root filesystem.
     pub accounts: &'a Accounts,
+    /// Who the process runs as: what the image says, unless the caller says otherwise.
+    pub user: &'a UserSpec,
     /// `root.path`: relative to the bundle, or absolute.
     pub root_path: &'a Path,
     /// The host name inside.

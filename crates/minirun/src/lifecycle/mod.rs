@@ -1,50 +1,185 @@
-//! What is done to containers that exist: list, state, kill, delete. (Signatures; bodies follow.)
+//! What is done to containers that exist: list, state, kill, delete.
 
-use ctsys::state::ContainerState;
+mod show;
 
-/// All of the caller's containers, each with the status that is true now.
-pub fn list() -> Result<Vec<ContainerState>, LifecycleError> {
-    Ok(Vec::new())
-}
+use std::os::fd::AsFd;
 
-/// The containers as `minirun list` shows them: a table with a header line.
-pub fn list_table(_containers: &[ContainerState]) -> String {
-    String::new()
-}
+use ctsys::SysError;
+use ctsys::error::Context;
+use ctsys::process::ProcessId;
+use ctsys::report::Explain;
+use ctsys::signal;
+use ctsys::state::{ContainerState, StateError, StateRoot, Status};
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// The containers as `list --json` and `list --format json` show them: an array of runc's states.
-pub fn list_json(_containers: &[ContainerState]) -> String {
-    String::new()
-}
+use crate::reap;
 
-/// The container that an id, a name or a unique start of an id means, with its live status.
-pub fn find(name: &str) -> Result<ContainerState, LifecycleError> {
-    Err(LifecycleError::NotRunning(name.into()))
-}
+pub use show::{list_json, list_table, state_json};
 
-/// The container's state as `runc state` prints it (runtime-spec, "State"; ends with a newline).
-pub fn state_json(_container: &ContainerState) -> String {
-    String::new()
-}
-
-/// Sends `signal` (name with or without SIG, or number) to the container's main command; KILL ends
-/// the whole container.
-pub fn kill(name: &str, _signal: &str) -> Result<(), LifecycleError> {
-    Err(LifecycleError::NotRunning(name.into()))
-}
-
-/// Removes a stopped container; with `force`, kills a running one first and forgives one that does
-/// not exist.
-pub fn delete(name: &str, _force: bool) -> Result<(), LifecycleError> {
-    Err(LifecycleError::NotRunning(name.into()))
-}
+/// How long `delete --force` waits for a killed container's end, in milliseconds: the kernel ends
+/// all of its processes at once, but a busy machine may take its time.
+const KILL_LIMIT_MS: u16 = 10_000;
 
 /// Why something could not be done to a container; implements `Explain` (exit code 1).
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
-    /// Its processes are gone.
-    #[error("container {0:?} is not running")]
+    /// The state directory could not be read or written, or there is no such container.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A system call failed.
+    #[error("cannot {step} container {name:?}")]
+    Sys {
+        /// What was to be done.
+        step: &'static str,
+        /// To which container.
+        name: String,
+        /// The cause.
+        #[source]
+        source: SysError,
+    },
+    /// Its processes are gone. (Engines over runc look for the text.)
+    #[error("container not running: {0:?} has stopped")]
     NotRunning(String),
+    /// Only a stopped container is deleted without force.
+    #[error("cannot delete container {name:?} that is not stopped: {}", status.as_str())]
+    NotStopped {
+        /// Which.
+        name: String,
+        /// What it is.
+        status: Status,
+    },
+    /// No signal of that name.
+    #[error("unknown signal {0:?}")]
+    UnknownSignal(String),
+    /// A killed container did not end.
+    #[error("container {name:?} did not end within {limit_ms} ms of SIGKILL")]
+    StillRunning {
+        /// Which.
+        name: String,
+        /// How long was waited.
+        limit_ms: u16,
+    },
 }
 
-impl ctsys::report::Explain for LifecycleError {}
+impl Explain for LifecycleError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::State(StateError::NotFound(_) | StateError::Ambiguous { .. }) => {
+                Some("see those there are: minirun list".into())
+            }
+            Self::NotRunning(name) => Some(format!("remove it: minirun delete {name}")),
+            Self::NotStopped { name, .. } => {
+                Some(format!("stop it first (minirun kill {name}), or add --force"))
+            }
+            Self::UnknownSignal(_) => Some("want a name like TERM or a number from 1 to 64".into()),
+            Self::StillRunning { .. } => {
+                Some("a process of it waits in the kernel, as for a dead disk or server".into())
+            }
+            Self::State(_) | Self::Sys { .. } => None,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, LifecycleError>;
+
+/// All of the caller's containers, each with the status that is true now.
+pub fn list() -> Result<Vec<ContainerState>> {
+    let Some(root) = StateRoot::find_default()? else { return Ok(Vec::new()) };
+    root.list()?.into_iter().map(|state| Ok(live(state)?)).collect()
+}
+
+/// The container that an id, a name or a unique start of an id means, with its live status.
+pub fn find(name: &str) -> Result<ContainerState> {
+    let root = root_with(name)?;
+    Ok(live(root.find(name)?)?)
+}
+
+/// Sends `signal` (name with or without SIG, or number) to the container's main command; KILL ends
+/// the whole container.
+pub fn kill(name: &str, signal: &str) -> Result<()> {
+    let number =
+        signal::parse(signal).ok_or_else(|| LifecycleError::UnknownSignal(signal.into()))?;
+    let state = find(name)?;
+    let not_running = || LifecycleError::NotRunning(state.name.clone());
+    if !matches!(state.status, Status::Running | Status::Created) {
+        return Err(not_running());
+    }
+    // The init passes on what it can; what it never sees goes to the command directly.
+    let through_init = number == libc::SIGKILL || reap::forwards(number);
+    let target = if through_init { state.init } else { state.main };
+    let sys = |source| sys("signal", &state.name, source);
+    let pidfd = target.map(|p| p.open()).transpose().map_err(sys)?.flatten();
+    match signal::send(pidfd.ok_or_else(not_running)?, number) {
+        Err(error) if error.errno() == Errno::ESRCH => Err(not_running()),
+        other => other.map_err(sys),
+    }
+}
+
+/// Removes a stopped container; with `force`, kills a running one first and forgives one that does
+/// not exist.
+pub fn delete(name: &str, force: bool) -> Result<()> {
+    let state = match find(name) {
+        Err(LifecycleError::State(StateError::NotFound(_))) if force => return Ok(()),
+        other => other?,
+    };
+    if state.status != Status::Stopped {
+        if !force {
+            return Err(LifecycleError::NotStopped { name: state.name, status: state.status });
+        }
+        end(&state)?;
+    }
+    let root = root_with(name)?;
+    let lock = root.lock()?;
+    // Another one may have taken the id while the lock was free.
+    match root.load(&state.id) {
+        Ok(now) if now.created == state.created => Ok(root.remove(&state.id, &lock)?),
+        // A foreground container's launcher has removed it itself.
+        Ok(_) | Err(StateError::NotFound(_)) => Ok(()),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Kills all of the container and waits for its end.
+fn end(state: &ContainerState) -> Result<()> {
+    let sys = |source| sys("kill", &state.name, source);
+    // One that is still being set up ends with its launcher.
+    let target = if state.init.is_some() { state.init } else { state.monitor };
+    let Some(pidfd) = target.as_ref().map(ProcessId::open).transpose().map_err(sys)?.flatten()
+    else {
+        return Ok(());
+    };
+    match signal::send(&pidfd, libc::SIGKILL) {
+        Err(error) if error.errno() == Errno::ESRCH => return Ok(()),
+        other => other.map_err(sys)?,
+    }
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut fds, PollTimeout::from(KILL_LIMIT_MS)) {
+            Ok(0) => {
+                let (name, limit_ms) = (state.name.clone(), KILL_LIMIT_MS);
+                return Err(LifecycleError::StillRunning { name, limit_ms });
+            }
+            Err(Errno::EINTR) => {}
+            other => return other.map(drop).call("poll", || "pidfd".into()).map_err(sys),
+        }
+    }
+}
+
+/// The state directory, in which `name` is looked for: without one there is no such container.
+fn root_with(name: &str) -> Result<StateRoot> {
+    Ok(StateRoot::find_default()?.ok_or_else(|| StateError::NotFound(name.into()))?)
+}
+
+fn live(mut state: ContainerState) -> std::result::Result<ContainerState, StateError> {
+    state.status = state.live_status()?;
+    if state.status == Status::Stopped {
+        state.pid = 0;
+    }
+    Ok(state)
+}
+
+fn sys(step: &'static str, name: &str, source: SysError) -> LifecycleError {
+    LifecycleError::Sys { step, name: name.into(), source }
+}

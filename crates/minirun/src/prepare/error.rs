@@ -93,7 +93,7 @@ pub enum Error {
     #[error("cannot tell the current directory")]
     CurrentDir(#[source] std::io::Error),
     /// Neither image nor flags say what to run.
-    #[error("no command: the image names none")]
+    #[error("no command: neither the image nor the configuration names one")]
     NoCommand,
     /// A word that no program can be given.
     #[error("a NUL byte in {word:?}")]
@@ -161,8 +161,9 @@ impl Explain for Error {
             Self::NoSubordinate { .. } => {
                 "install newuidmap and have a range granted in /etc/subuid and /etc/subgid, or pull again".into()
             }
+            Self::Hostname(_) => "choose another with --hostname NAME".into(),
             Self::Workdir(_) => "-w takes a path inside the container, such as /srv".into(),
-            Self::Bundle(_) | Self::Json(_) | Self::Hostname(_) | Self::CurrentDir(_)
+            Self::Bundle(_) | Self::Json(_) | Self::CurrentDir(_)
             | Self::Nul { .. } | Self::State(_) | Self::Subordinate(_) => return None,
         })
     }

@@ -1,0 +1,189 @@
+//! Signals: sets, masks, waiting, sending by pidfd, names. Real-time signals included, which nix's
+//! enumeration lacks.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use crate::error::{Context, Result};
+
+/// The highest signal number on Linux (`_NSIG`).
+pub const MAX_SIGNAL: i32 = 64;
+
+/// A set of signals.
+#[derive(Clone, Copy)]
+pub struct SignalSet(libc::sigset_t);
+
+impl SignalSet {
+    /// All signals but those given (and KILL and STOP, which cannot be blocked).
+    pub fn all_but(without: &[i32]) -> Self {
+        let mut set = MaybeUninit::uninit();
+        // SAFETY: sigfillset writes a valid set to the pointer, which is to memory of that type.
+        unsafe { libc::sigfillset(set.as_mut_ptr()) };
+        // SAFETY: written just above.
+        let mut set = unsafe { set.assume_init() };
+        for &signal in without {
+            // SAFETY: `set` is a valid set; an unknown number is refused and changes nothing.
+            unsafe { libc::sigdelset(&raw mut set, signal) };
+        }
+        Self(set)
+    }
+
+    /// Makes these the thread's blocked signals; returns what was blocked before.
+    pub fn block(&self) -> Result<Self> {
+        let mut old = MaybeUninit::uninit();
+        // SAFETY: both pointers are to sets that outlive the call; the old one is written.
+        let result =
+            unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.0, old.as_mut_ptr()) };
+        Errno::result(result).call("sigprocmask", || "SIG_SETMASK".into())?;
+        // SAFETY: sigprocmask succeeded, so it wrote the old set.
+        Ok(Self(unsafe { old.assume_init() }))
+    }
+
+    /// Waits until one of them, which should all be blocked, is pending, and takes it.
+    pub fn wait(&self) -> Result<i32> {
+        loop {
+            // SAFETY: the set outlives the call; no details are asked for.
+            let signal = unsafe { libc::sigwaitinfo(&raw const self.0, std::ptr::null_mut()) };
+            match Errno::result(signal) {
+                // A stop and continuation of the process.
+                Err(Errno::EINTR) => {}
+                other => return other.call("sigwaitinfo", String::new),
+            }
+        }
+    }
+
+    /// A descriptor that is readable when one of them is pending; not blocking, close-on-exec.
+    pub fn fd(&self) -> Result<OwnedFd> {
+        // SAFETY: the set outlives the call.
+        let fd = unsafe {
+            libc::signalfd(-1, &raw const self.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        };
+        let fd = Errno::result(fd).call("signalfd", String::new)?;
+        // SAFETY: the call succeeded, so `fd` is a fresh descriptor that nothing else owns.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+/// Takes the next signal from a descriptor of [`SignalSet::fd`]; `None` when none is pending.
+pub fn read(fd: impl AsFd) -> Result<Option<i32>> {
+    let fd = fd.as_fd();
+    let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    match nix::unistd::read(fd, &mut info) {
+        Ok(_) => {
+            let [a, b, c, d, ..] = info;
+            Ok(i32::try_from(u32::from_ne_bytes([a, b, c, d])).ok())
+        }
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+        Err(errno) => Err(errno).call("read", || format!("signalfd {}", fd.as_raw_fd())),
+    }
+}
+
+/// pidfd_send_signal(2).
+pub fn send(pidfd: impl AsFd, signal: i32) -> Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: no details are given (null); the rest are integers.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) };
+    Errno::result(result).map(drop).call("pidfd_send_signal", || format!("{fd}, {}", name(signal)))
+}
+
+/// kill(2), for numbers that nix's enumeration lacks.
+pub fn kill(pid: i32, signal: i32) -> Result<()> {
+    // SAFETY: two integers.
+    let result = unsafe { libc::kill(pid, signal) };
+    Errno::result(result).map(drop).call("kill", || format!("{pid}, {}", name(signal)))
+}
+
+/// Gives every signal its default action, as a program expects it that is started: Rust's runtime
+/// ignores SIGPIPE, and an ignored signal stays so through execve(2).
+pub fn reset_dispositions() {
+    for signal in 1..=MAX_SIGNAL {
+        // SAFETY: SIG_DFL installs no handler; numbers that cannot be changed are refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+const NAMES: &[(&str, i32)] = &[
+    ("HUP", libc::SIGHUP),
+    ("INT", libc::SIGINT),
+    ("QUIT", libc::SIGQUIT),
+    ("ILL", libc::SIGILL),
+    ("TRAP", libc::SIGTRAP),
+    ("ABRT", libc::SIGABRT),
+    ("BUS", libc::SIGBUS),
+    ("FPE", libc::SIGFPE),
+    ("KILL", libc::SIGKILL),
+    ("USR1", libc::SIGUSR1),
+    ("SEGV", libc::SIGSEGV),
+    ("USR2", libc::SIGUSR2),
+    ("PIPE", libc::SIGPIPE),
+    ("ALRM", libc::SIGALRM),
+    ("TERM", libc::SIGTERM),
+    ("STKFLT", libc::SIGSTKFLT),
+    ("CHLD", libc::SIGCHLD),
+    ("CONT", libc::SIGCONT),
+    ("STOP", libc::SIGSTOP),
+    ("TSTP", libc::SIGTSTP),
+    ("TTIN", libc::SIGTTIN),
+    ("TTOU", libc::SIGTTOU),
+    ("URG", libc::SIGURG),
+    ("XCPU", libc::SIGXCPU),
+    ("XFSZ", libc::SIGXFSZ),
+    ("VTALRM", libc::SIGVTALRM),
+    ("PROF", libc::SIGPROF),
+    ("WINCH", libc::SIGWINCH),
+    ("IO", libc::SIGIO),
+    ("POLL", libc::SIGPOLL),
+    ("PWR", libc::SIGPWR),
+    ("SYS", libc::SIGSYS),
+    ("RTMIN", 34),
+    ("RTMAX", 64),
+];
+
+/// The number that `text` means: a name with or without `SIG` in either case (`TERM`, `sigterm`,
+/// `RTMIN+3`, `RTMAX-1`), or a number from 1 to 64.
+pub fn parse(text: &str) -> Option<i32> {
+    let number = if text.bytes().all(|b| b.is_ascii_digit()) {
+        text.parse().ok()?
+    } else {
+        let upper = text.to_ascii_uppercase();
+        let plain = upper.strip_prefix("SIG").unwrap_or(&upper);
+        let (base, offset) = match plain.find(['+', '-']) {
+            // Only the two ends of the real-time range are counted from.
+            Some(at) if plain.starts_with("RT") => {
+                let (base, offset) = plain.split_at_checked(at)?;
+                (base, offset.parse::<i32>().ok()?)
+            }
+            _ => (plain, 0),
+        };
+        NAMES.iter().find(|(name, _)| *name == base)?.1.checked_add(offset)?
+    };
+    (1..=MAX_SIGNAL).contains(&number).then_some(number)
+}
+
+/// The name with `SIG`, or the number.
+pub fn name(signal: i32) -> String {
+    match NAMES.iter().find(|(_, number)| *number == signal) {
+        Some((name, _)) => format!("SIG{name}"),
+        None => format!("signal {signal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_are_understood() {
+        for text in ["TERM", "SIGTERM", "sigterm", "15"] {
+            assert_eq!(parse(text), Some(15), "{text}");
+        }
+        assert_eq!(parse("RTMIN+3"), Some(37));
+        assert_eq!(parse("SIGRTMAX-1"), Some(63));
+        for bad in ["", "0", "65", "SIG", "TERM+1", "RTMIN+99", "RTMIN+", "-1", "99999999999"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}

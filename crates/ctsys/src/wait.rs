@@ -1,0 +1,59 @@
+//! How a child ended. Real-time signals included, which nix's wait functions fail on.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+
+use crate::error::{Context, Result};
+
+/// A child that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Its number.
+    pub pid: i32,
+    /// Its exit code, or 128 + n when signal n ended it, as shells say it.
+    pub code: u8,
+}
+
+/// Takes the status of a child that has ended; `None` when none has, or there are none.
+pub fn reap_any() -> Result<Option<Ended>> {
+    let mut status = 0;
+    // SAFETY: waitpid writes the status to an int that outlives the call.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    match Errno::result(pid) {
+        Ok(0) | Err(Errno::ECHILD) => Ok(None),
+        Ok(pid) if libc::WIFSIGNALED(status) => {
+            Ok(Some(Ended { pid, code: code_of_signal(libc::WTERMSIG(status)) }))
+        }
+        Ok(pid) => Ok(Some(Ended { pid, code: low_byte(libc::WEXITSTATUS(status)) })),
+        Err(errno) => Err(errno).call("waitpid", || "-1, WNOHANG".into()),
+    }
+}
+
+/// Waits for the end of a child by its pidfd and takes its status: the code as in [`Ended`].
+pub fn wait(pidfd: impl AsFd) -> Result<u8> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: a siginfo_t is plain data, for which all zeros are valid.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: waitid writes to `info`, which outlives the call.
+        let result = unsafe {
+            libc::waitid(libc::P_PIDFD, fd.cast_unsigned(), &raw mut info, libc::WEXITED)
+        };
+        match Errno::result(result) {
+            Err(Errno::EINTR) => {}
+            other => break other.map(drop).call("waitid", || format!("P_PIDFD, {fd}"))?,
+        }
+    }
+    // SAFETY: waitid succeeded, so the fields of a child's siginfo are filled in.
+    let status = unsafe { info.si_status() };
+    Ok(if info.si_code == libc::CLD_EXITED { low_byte(status) } else { code_of_signal(status) })
+}
+
+fn code_of_signal(signal: i32) -> u8 {
+    low_byte(128 + signal)
+}
+
+fn low_byte(status: i32) -> u8 {
+    u8::try_from(status & 0xff).unwrap_or(u8::MAX)
+}

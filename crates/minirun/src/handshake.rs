@@ -1,0 +1,151 @@
+//! What the process outside and the one that sets the container up tell each other.
+//!
+//! ```text
+//! outside                                inside (born by clone3 into the new namespaces)
+//!   installs the id maps                   waits
+//!   ── Mapped ───────────────────────────▶ sets up: mounts, devices, network, …
+//!   ◀───────────────── Notice(text), 0…n ──
+//!   ◀────────── Terminal + pty master, 0…1 ──
+//!   ◀──────────── Main + pidfd of the command ── forks; the init closes its end
+//!   ◀─ end of the socket: the command runs ── execve closes the last one
+//!   ◀────────── Failed(what), and its end ── at any step instead
+//! ```
+//!
+//! The socket keeps message boundaries. If the outside ends, so does the inside: it sees the
+//! socket's end while it waits, and has itself killed after that (PR_SET_PDEATHSIG).
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use ctsys::error::{Context, Result, SysError};
+use ctsys::fdpass;
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+/// A message is at most this long: one failure with a path or two in it.
+const MAX_MESSAGE_BYTES: usize = 64 << 10;
+
+/// What the outside says.
+const MAPPED: &[u8] = b"mapped";
+
+/// What the inside says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Message {
+    /// Something to tell the user though nothing failed.
+    Notice(String),
+    /// The master of the container's terminal comes along.
+    Terminal,
+    /// A pidfd of the main command, not yet executed, comes along.
+    Main,
+    /// From a detached container's monitor: the command runs.
+    Started,
+    /// It is over.
+    Failed(Failure),
+}
+
+/// A step that failed on the other side, complete with what the user is to be told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Step, object and cause.
+    pub what: String,
+    /// The errno, 0 without one.
+    pub errno: i32,
+    /// The remedy.
+    pub hint: Option<String>,
+    /// What the program is to exit with.
+    pub code: u8,
+}
+
+impl Failure {
+    /// A failure of the launcher itself.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), errno: 0, hint: None, code: 125 }
+    }
+
+    /// With a remedy.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// With another exit code.
+    #[must_use]
+    pub fn code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Says which step a system call failed in.
+pub trait Step<T> {
+    /// `what` is formatted only then: `cannot mount "/proc"`.
+    fn step(self, what: impl FnOnce() -> String) -> std::result::Result<T, Failure>;
+}
+
+impl<T> Step<T> for Result<T> {
+    fn step(self, what: impl FnOnce() -> String) -> std::result::Result<T, Failure> {
+        self.map_err(|error| Failure {
+            what: format!("{}: {error}", what()),
+            errno: error.errno() as i32,
+            hint: None,
+            code: 125,
+        })
+    }
+}
+
+/// Tells the inside that its ids are mapped.
+pub fn send_mapped(socket: impl AsFd) -> Result<()> {
+    fdpass::send(socket, MAPPED, &[])
+}
+
+/// Waits for [`send_mapped`]; false when the outside is gone.
+pub fn wait_mapped(socket: impl AsFd) -> Result<bool> {
+    let mut buffer = [0; 16];
+    let (length, _) = fdpass::receive(socket, &mut buffer)?;
+    Ok(buffer.get(..length) == Some(MAPPED))
+}
+
+/// Sends a message, with a descriptor when the message has one.
+pub fn send(socket: impl AsFd, message: &Message, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+    let bytes = serde_json::to_vec(message).map_err(|_| malformed("sendmsg"))?;
+    fdpass::send(socket, &bytes, fd.as_slice())
+}
+
+/// Receives the next message; `None` at the end.
+pub fn receive(socket: impl AsFd) -> Result<Option<(Message, Option<OwnedFd>)>> {
+    let mut buffer = vec![0; MAX_MESSAGE_BYTES];
+    let (length, fds) = match fdpass::receive(socket, &mut buffer) {
+        // The other side was killed with something unread.
+        Err(error) if error.errno() == Errno::ECONNRESET => return Ok(None),
+        other => other?,
+    };
+    let Some(bytes) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else {
+        return Ok(None);
+    };
+    let message = serde_json::from_slice(bytes).map_err(|_| malformed("recvmsg"))?;
+    Ok(Some((message, fds.into_iter().next())))
+}
+
+fn malformed(call: &'static str) -> SysError {
+    SysError::new(call, "a message of the set-up", Errno::EBADMSG)
+}
+
+/// The process number that a pidfd stands for, in this process's pid namespace.
+pub fn pid_of(pidfd: impl AsFd) -> Result<i32> {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&path).call("read", || path.clone())?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        .ok_or(Errno::EPROTO)
+        .call("read", || path)
+}

@@ -1,0 +1,325 @@
+//! A runtime spec, checked: what is to be done, in types that cannot be wrong. No I/O.
+//!
+//! Whatever this launcher cannot do is an error here; nothing in a configuration is passed over.
+
+mod mount;
+mod process;
+
+use std::path::{Component, Path, PathBuf};
+
+use ctsys::idmap::{IdMaps, IdRange};
+use ctsys::mount::Propagation;
+use ctsys::report::Explain;
+use nix::sched::CloneFlags;
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
+
+pub use mount::{Mount, MountSource};
+pub use process::{CapabilitySets, Process, Rlimit};
+
+/// How a container is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The namespaces to create; user, pid and mount are always among them.
+    pub namespaces: CloneFlags,
+    /// Whether 0 is mapped for users and groups, so that the set-up can run as the container's
+    /// root.
+    pub maps_root: bool,
+    /// Absolute path of the root filesystem.
+    pub rootfs: PathBuf,
+    /// Mount the root read-only at the end.
+    pub readonly: bool,
+    /// Propagation of the root mount; private without one.
+    pub propagation: Option<Propagation>,
+    /// In this order.
+    pub mounts: Vec<Mount>,
+    /// Devices beside the usual ones.
+    pub devices: Vec<Device>,
+    /// Paths to hide.
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths to make read-only.
+    pub readonly_paths: Vec<PathBuf>,
+    /// Kernel parameters: path below `/proc/sys`, value.
+    pub sysctls: Vec<(PathBuf, String)>,
+    /// Host name of the UTS namespace.
+    pub hostname: Option<String>,
+    /// NIS domain name of the UTS namespace.
+    pub domainname: Option<String>,
+    /// The user's program.
+    pub process: Process,
+}
+
+/// A device file of the host to show in the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The same path on the host and in the container.
+    pub path: PathBuf,
+    /// A block device rather than a character device.
+    pub is_block: bool,
+    /// Major number it must have.
+    pub major: u32,
+    /// Minor number it must have.
+    pub minor: u32,
+}
+
+/// Why a configuration cannot be run.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// Something needed is not there.
+    #[error("config lacks {0}")]
+    Missing(&'static str),
+    /// A field has a value that cannot be.
+    #[error("config has an invalid {field}: got {got:?}, want {want}")]
+    Invalid {
+        /// The field's name in config.json.
+        field: &'static str,
+        /// Its value.
+        got: String,
+        /// What it should be.
+        want: &'static str,
+    },
+    /// A field asks for what minirun does not do yet.
+    #[error("config asks for {0}, which minirun does not support yet")]
+    Unsupported(String),
+    /// The configuration has no user namespace.
+    #[error("config has no user namespace")]
+    NoUserNamespace,
+    /// A user or group id that the user namespace does not have.
+    #[error("{what} {id} is not mapped in the user namespace")]
+    Unmapped {
+        /// `user` or `group`.
+        what: &'static str,
+        /// The id inside.
+        id: u32,
+    },
+    /// setgroups(2) is denied where one id is mapped without privilege.
+    #[error("config asks for additional groups, which a single mapped id does not allow")]
+    GroupsDenied,
+}
+
+impl Explain for PlanError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoUserNamespace => {
+                "add {\"type\": \"user\"} to linux.namespaces, or start from `minirun spec --rootless`"
+                    .into()
+            }
+            Self::Unsupported(_) => "remove it from config.json".into(),
+            Self::Unmapped { .. } | Self::GroupsDenied => {
+                "have an administrator grant subordinate ids in /etc/subuid and /etc/subgid and install newuidmap, or choose another user with -u".into()
+            }
+            Self::Missing(_) | Self::Invalid { .. } => "correct config.json".into(),
+        })
+    }
+
+    fn exit_code(&self) -> u8 {
+        125
+    }
+}
+
+type Result<T> = std::result::Result<T, PlanError>;
+
+impl Plan {
+    /// Checks `spec` for a container at `rootfs` whose user namespace has `maps`.
+    pub fn new(spec: &Spec, rootfs: &Path, maps: &IdMaps) -> Result<Self> {
+        let linux = spec.linux().as_ref().ok_or(PlanError::Missing("linux"))?;
+        refuse_unsupported(spec, linux)?;
+        let namespaces = namespaces(linux)?;
+        let process = spec.process().as_ref().ok_or(PlanError::Missing("process"))?;
+        let uts = |name: &Option<String>, field| match name.as_deref() {
+            Some(name) if !name.is_empty() && !namespaces.contains(CloneFlags::CLONE_NEWUTS) => {
+                Err(invalid(field, name, "a uts namespace with it"))
+            }
+            Some(name) if !name.is_empty() => Ok(Some(name.to_owned())),
+            _ => Ok(None),
+        };
+        Ok(Self {
+            namespaces,
+            maps_root: maps_id(&maps.uids, 0) && maps_id(&maps.gids, 0),
+            rootfs: rootfs.to_owned(),
+            readonly: spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
+            propagation: propagation(linux.rootfs_propagation().as_deref())?,
+            mounts: spec.mounts().iter().flatten().map(Mount::new).collect::<Result<_>>()?,
+            devices: linux.devices().iter().flatten().map(device).collect::<Result<_>>()?,
+            masked_paths: paths(linux.masked_paths().as_deref(), "linux.maskedPaths")?,
+            readonly_paths: paths(linux.readonly_paths().as_deref(), "linux.readonlyPaths")?,
+            sysctls: sysctls(linux, namespaces)?,
+            hostname: uts(spec.hostname(), "hostname")?,
+            domainname: uts(spec.domainname(), "domainname")?,
+            process: Process::new(process, maps)?,
+        })
+    }
+}
+
+/// Fields that are for other platforms, or for work that is still to be done.
+fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
+    let hooks = spec.hooks().as_ref().is_some_and(|hooks| {
+        // Every kind, the deprecated one too: serialised, so that none is forgotten.
+        serde_json::to_value(hooks)
+            .ok()
+            .and_then(|value| {
+                value.as_object().map(|o| o.values().any(|v| *v != serde_json::json!([])))
+            })
+            .unwrap_or(true)
+    });
+    let resources = linux.resources().as_ref().is_some_and(|resources| {
+        // Device rules need no cgroup here: a user namespace cannot make devices at all.
+        let mut rest = resources.clone();
+        rest.set_devices(None);
+        serde_json::to_value(&rest).is_ok_and(|v| v != serde_json::json!({}))
+    });
+    let set = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
+    let refused = [
+        (hooks, "hooks"),
+        (spec.vm().is_some(), "vm"),
+        (spec.windows().is_some(), "windows"),
+        (spec.solaris().is_some(), "solaris"),
+        (spec.zos().is_some(), "zos"),
+        (linux.seccomp().is_some(), "linux.seccomp"),
+        (resources, "linux.resources"),
+        (linux.intel_rdt().is_some(), "linux.intelRdt"),
+        (linux.memory_policy().is_some(), "linux.memoryPolicy"),
+        (linux.personality().is_some(), "linux.personality"),
+        (linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty()), "linux.timeOffsets"),
+        (linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()), "linux.netDevices"),
+        (set(linux.mount_label()), "linux.mountLabel"),
+        (
+            linux.cgroups_path().as_ref().is_some_and(|p| !p.as_os_str().is_empty()),
+            "linux.cgroupsPath",
+        ),
+    ];
+    match refused.iter().find(|(is_set, _)| *is_set) {
+        Some((_, field)) => Err(PlanError::Unsupported((*field).to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn namespaces(linux: &Linux) -> Result<CloneFlags> {
+    let mut flags = CloneFlags::empty();
+    for namespace in linux.namespaces().iter().flatten() {
+        let kind = namespace.typ();
+        if namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
+            return Err(PlanError::Unsupported(format!("an existing {kind} namespace")));
+        }
+        let flag = match kind {
+            LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
+            LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+            LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
+            LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
+            LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
+            LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
+            LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
+            LinuxNamespaceType::Time => {
+                return Err(PlanError::Unsupported("a time namespace".into()));
+            }
+        };
+        if flags.contains(flag) {
+            return Err(invalid("linux.namespaces", &kind.to_string(), "each type once"));
+        }
+        flags |= flag;
+    }
+    if !flags.contains(CloneFlags::CLONE_NEWUSER) {
+        return Err(PlanError::NoUserNamespace);
+    }
+    if !flags.contains(CloneFlags::CLONE_NEWPID) {
+        return Err(PlanError::Missing("a pid namespace in linux.namespaces"));
+    }
+    if !flags.contains(CloneFlags::CLONE_NEWNS) {
+        return Err(PlanError::Missing("a mount namespace in linux.namespaces"));
+    }
+    Ok(flags)
+}
+
+fn propagation(text: Option<&str>) -> Result<Option<Propagation>> {
+    Ok(Some(match text {
+        None | Some("") => return Ok(None),
+        Some("private" | "rprivate") => Propagation::Private,
+        Some("slave" | "rslave") => Propagation::Slave,
+        Some("shared" | "rshared") => Propagation::Shared,
+        Some("unbindable" | "runbindable") => Propagation::Unbindable,
+        Some(other) => {
+            let want = "private, slave, shared or unbindable";
+            return Err(invalid("linux.rootfsPropagation", other, want));
+        }
+    }))
+}
+
+fn device(device: &LinuxDevice) -> Result<Device> {
+    let path = container_path(device.path(), "linux.devices path")?;
+    let shown = path.display().to_string();
+    let is_block = match device.typ() {
+        LinuxDeviceType::B => true,
+        LinuxDeviceType::C | LinuxDeviceType::U => false,
+        LinuxDeviceType::A | LinuxDeviceType::P => {
+            return Err(PlanError::Unsupported(format!("device {shown} of type p or a")));
+        }
+    };
+    let number = |n: i64| {
+        u32::try_from(n).map_err(|_| invalid("linux.devices number", &n.to_string(), "0 or more"))
+    };
+    Ok(Device { is_block, major: number(device.major())?, minor: number(device.minor())?, path })
+}
+
+fn paths(list: Option<&[String]>, field: &'static str) -> Result<Vec<PathBuf>> {
+    list.unwrap_or_default().iter().map(|p| container_path(Path::new(p), field)).collect()
+}
+
+/// Only parameters that the container's own namespaces hold; others would be the host's.
+fn sysctls(linux: &Linux, namespaces: CloneFlags) -> Result<Vec<(PathBuf, String)>> {
+    const IPC: &[&str] = &[
+        "kernel/msgmax",
+        "kernel/msgmnb",
+        "kernel/msgmni",
+        "kernel/sem",
+        "kernel/shmall",
+        "kernel/shmmax",
+        "kernel/shmmni",
+        "kernel/shm_rmid_forced",
+    ];
+    let mut all = Vec::new();
+    for (key, value) in linux.sysctl().iter().flatten() {
+        // As sysctl(8): dots separate, or slashes when there is one before the first dot.
+        let slashed = key.find('/').is_some_and(|s| key.find('.').is_none_or(|d| s < d));
+        let path = if slashed { key.clone() } else { key.replace('.', "/") };
+        let namespace = if path.starts_with("net/") {
+            CloneFlags::CLONE_NEWNET
+        } else if path.starts_with("fs/mqueue/") || IPC.contains(&path.as_str()) {
+            CloneFlags::CLONE_NEWIPC
+        } else if path == "kernel/domainname" || path == "kernel/hostname" {
+            CloneFlags::CLONE_NEWUTS
+        } else {
+            return Err(invalid("linux.sysctl", key, "a parameter that belongs to a namespace"));
+        };
+        if !namespaces.contains(namespace) {
+            let want = "the namespace that holds it among linux.namespaces";
+            return Err(invalid("linux.sysctl", key, want));
+        }
+        let path = PathBuf::from(path);
+        if !path.components().all(|c| matches!(c, Component::Normal(_))) {
+            return Err(invalid("linux.sysctl", key, "a name"));
+        }
+        all.push((path, value.clone()));
+    }
+    // A map has no order; a stable one makes failures repeatable.
+    all.sort();
+    Ok(all)
+}
+
+/// An absolute path in the container. `..` in it is resolved by the kernel inside the root.
+fn container_path(path: &Path, field: &'static str) -> Result<PathBuf> {
+    let shown = path.display().to_string();
+    if !path.is_absolute() || shown.contains('\0') {
+        return Err(invalid(field, &shown, "an absolute path"));
+    }
+    Ok(path.to_owned())
+}
+
+fn maps_id(ranges: &[IdRange], id: u32) -> bool {
+    ranges.iter().any(|r| id >= r.inside && id - r.inside < r.count)
+}
+
+fn invalid(field: &'static str, got: &str, want: &'static str) -> PlanError {
+    PlanError::Invalid { field, got: got.into(), want }
+}
+
+#[cfg(test)]
+mod tests;

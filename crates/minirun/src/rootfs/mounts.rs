@@ -1,0 +1,159 @@
+//! The configured mounts, each onto a target that was opened first.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use ctsys::mount::{Change, NewFilesystem, Propagation, attach, attr, change, clone_tree};
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::stat::SFlag;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, PROC_SUPER_MAGIC, fstatfs, statfs};
+
+use super::target::{Kind, Root, file_type, stat};
+use crate::handshake::{Failure, Step};
+use crate::plan::{Mount, MountSource};
+
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// Makes one mount. `later` are attribute flags that must wait until the set-up is done with it.
+pub(super) fn make(
+    root: Root<'_>,
+    mount: &Mount,
+    later: u64,
+    namespaces: CloneFlags,
+    notice: &mut dyn FnMut(String),
+) -> Result<(), Failure> {
+    let path = &mount.target;
+    match &mount.source {
+        MountSource::Bind { path: source, recursive } => bind(root, mount, source, *recursive),
+        MountSource::New { kind, source, options } => {
+            let new = || new_filesystem(kind, source.as_deref(), options, mount.set & !later);
+            match new() {
+                Ok(tree) => place(root, path, &tree, kind == "proc" || kind == "sysfs"),
+                // The kernel makes no new procfs where the one outside has parts hidden, as in a
+                // container: it would show them (mount_too_revealing).
+                Err(error) if kind == "proc" && error.errno() == Errno::EPERM => {
+                    notice(NESTED_PROC.into());
+                    let tree = clone_tree(None, Path::new("/proc"), true)
+                        .step(|| "cannot bind the outer /proc".into())?;
+                    place(root, path, &tree, true)
+                }
+                Err(error) => Err(refused(error, mount, kind)),
+            }
+        }
+        MountSource::Cgroup => cgroup(root, mount, namespaces),
+    }
+}
+
+const NESTED_PROC: &str = "the kernel allows no /proc of its own here (the one outside is partly \
+                           covered, as in a container): the container sees the outer /proc";
+
+fn new_filesystem(
+    kind: &str,
+    source: Option<&str>,
+    options: &[(String, Option<String>)],
+    attrs: u64,
+) -> ctsys::error::Result<OwnedFd> {
+    let filesystem = NewFilesystem::open(kind)?;
+    if let Some(source) = source {
+        filesystem.set("source", Some(source))?;
+    }
+    for (key, value) in options {
+        filesystem.set(key, value.as_deref())?;
+    }
+    filesystem.mount(attrs)
+}
+
+fn refused(error: ctsys::SysError, mount: &Mount, kind: &str) -> Failure {
+    let errno = error.errno();
+    let failure = Err::<(), _>(error).step(|| shown(mount)).err();
+    let failure = failure.unwrap_or_else(|| Failure::new(shown(mount)));
+    match (kind, errno) {
+        ("devpts", Errno::EINVAL) => failure
+            .hint("a gid= that the user namespace does not map is refused: remove it from the mount's options"),
+        ("sysfs", Errno::EPERM) => failure.hint(
+            "a new sysfs needs a network namespace of its own: bind /sys instead (options rbind, ro)",
+        ),
+        ("mqueue", Errno::EPERM) => {
+            failure.hint("a new mqueue needs an ipc namespace of its own")
+        }
+        (_, Errno::ENODEV) => failure.hint("this kernel has no such filesystem: check the type"),
+        (_, Errno::EPERM) => {
+            failure.hint("this filesystem cannot be mounted in a user namespace: bind a mounted one")
+        }
+        _ => failure,
+    }
+}
+
+fn bind(root: Root<'_>, mount: &Mount, source: &Path, recursive: bool) -> Result<(), Failure> {
+    let tree = clone_tree(None, source, recursive)
+        .step(|| format!("cannot bind {source:?}"))
+        .map_err(|failure| match failure.errno {
+            errno if errno == Errno::ENOENT as i32 => {
+                failure.hint("the source of a bind mount must exist on the host")
+            }
+            _ => failure,
+        })?;
+    let on_proc = mount.target == Path::new("/proc");
+    if on_proc {
+        let found = fstatfs(&tree).map(|s| s.filesystem_type());
+        if found != Ok(PROC_SUPER_MAGIC) {
+            return Err(Failure::new(format!("cannot bind {source:?} on /proc: it is not procfs")));
+        }
+    }
+    for step in mount.changes() {
+        change(&tree, step).step(|| shown(mount))?;
+    }
+    place(root, &mount.target, &tree, on_proc)
+}
+
+/// The version 2 hierarchy as this container's cgroup namespace shows it; in any other layout, and
+/// where the kernel refuses that, the host's own.
+fn cgroup(root: Root<'_>, mount: &Mount, namespaces: CloneFlags) -> Result<(), Failure> {
+    let is_v2 = statfs(CGROUP_ROOT).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    if is_v2 && namespaces.contains(CloneFlags::CLONE_NEWCGROUP) {
+        match new_filesystem("cgroup2", Some("cgroup"), &[], mount.set) {
+            Ok(tree) => return place(root, &mount.target, &tree, false),
+            Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EBUSY) => {}
+            Err(error) => return Err(error).step(|| shown(mount)),
+        }
+    }
+    let tree = clone_tree(None, Path::new(CGROUP_ROOT), true)
+        .step(|| "cannot bind the host's /sys/fs/cgroup".into())?;
+    let all = Change {
+        set: mount.set,
+        clear: mount.clear & attr::ATIME_MASK,
+        propagation: Some(Propagation::Private),
+        recursive: true,
+    };
+    change(&tree, all).step(|| shown(mount))?;
+    place(root, &mount.target, &tree, false)
+}
+
+/// Attaches `tree` at `path`, which is made if it is missing. Where `plain`, a symbolic link on the
+/// way is refused: an image must not move /proc or /sys elsewhere (CVE-2019-19921).
+fn place(root: Root<'_>, path: &Path, tree: &OwnedFd, plain: bool) -> Result<(), Failure> {
+    let what = || format!("cannot mount on {path:?}");
+    let is_dir = file_type(&stat(tree).step(what)?) == SFlag::S_IFDIR;
+    let kind = if is_dir { Kind::Directory } else { Kind::File };
+    let mut onto = root.open_or_make(path, kind).step(what)?;
+    if plain {
+        onto = root.open_plain(path).step(what).map_err(|failure| {
+            if failure.errno == Errno::ELOOP as i32 {
+                failure.hint("the image has a symbolic link there, which could hide a fake: remove it from the root filesystem")
+            } else {
+                failure
+            }
+        })?;
+    }
+    attach(tree.as_fd(), &onto).step(what)
+}
+
+fn shown(mount: &Mount) -> String {
+    let target = &mount.target;
+    match &mount.source {
+        MountSource::Bind { path, .. } => format!("cannot bind {path:?} on {target:?}"),
+        MountSource::New { kind, .. } => format!("cannot mount {kind} on {target:?}"),
+        MountSource::Cgroup => format!("cannot mount cgroup on {target:?}"),
+    }
+}

@@ -1,0 +1,208 @@
+//! The outside's end of a container's terminal: the caller's one in raw mode, and bytes both ways.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use ctsys::error::{Context, Result};
+use ctsys::tty::{self, WindowSize};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::PollFlags;
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+/// Bytes taken at once: what a pipe takes whole when it says that it takes something (PIPE_BUF).
+const CHUNK_BYTES: usize = 4096;
+
+/// What a terminal sends for the end of input (VEOF as it is by default, Ctrl-D).
+const END_OF_INPUT: u8 = 4;
+
+/// Carries bytes between a container's terminal and the caller's standard streams.
+pub(crate) struct Relay {
+    master: File,
+    /// The caller's standard input, until its end; `None` in the background.
+    input: Option<File>,
+    output: Option<File>,
+    to_master: Vec<u8>,
+    to_output: Vec<u8>,
+    master_open: bool,
+    _raw: Option<RawMode>,
+}
+
+impl Relay {
+    /// Between `master` and the caller's own terminal or pipes. The caller's terminal is in raw
+    /// mode until the relay is dropped.
+    pub(crate) fn interactive(master: OwnedFd) -> Result<Self> {
+        let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+        let raw = if stdin.is_terminal() { Some(RawMode::enter(stdin.as_fd())?) } else { None };
+        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().call("dup", String::new);
+        let input = Some(File::from(copy(stdin.as_fd())?));
+        Self::new(master, input, File::from(copy(stdout.as_fd())?), raw)
+    }
+
+    /// From `master` into a file, without input.
+    pub(crate) fn to_file(master: OwnedFd, output: File) -> Result<Self> {
+        Self::new(master, None, output, None)
+    }
+
+    fn new(
+        master: OwnedFd,
+        input: Option<File>,
+        output: File,
+        raw: Option<RawMode>,
+    ) -> Result<Self> {
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
+            .call("fcntl", || "pty master, F_SETFL, O_NONBLOCK".into())?;
+        Ok(Self {
+            master: master.into(),
+            input,
+            output: Some(output),
+            to_master: Vec::new(),
+            to_output: Vec::new(),
+            master_open: true,
+            _raw: raw,
+        })
+    }
+
+    /// The caller's terminal changed its size: the container's follows.
+    pub(crate) fn resize(&self) {
+        if let Some(size) = callers_size() {
+            // A terminal whose other side is gone needs no size.
+            let _ = tty::set_window_size(&self.master, size);
+        }
+    }
+
+    /// What to poll for: the master, the input, the output.
+    pub(crate) fn interests(&self) -> [Option<(BorrowedFd<'_>, PollFlags)>; 3] {
+        let mut master = PollFlags::empty();
+        master.set(PollFlags::POLLIN, self.to_output.is_empty());
+        master.set(PollFlags::POLLOUT, !self.to_master.is_empty());
+        let input = self.input.as_ref().filter(|_| self.to_master.is_empty());
+        let output = self.output.as_ref().filter(|_| !self.to_output.is_empty());
+        [
+            Some((self.master.as_fd(), master)).filter(|_| self.master_open && !master.is_empty()),
+            input.map(|f| (f.as_fd(), PollFlags::POLLIN)),
+            output.map(|f| (f.as_fd(), PollFlags::POLLOUT)),
+        ]
+    }
+
+    /// Moves what can be moved, given what poll(2) said about each of [`Relay::interests`].
+    pub(crate) fn advance(&mut self, ready: [PollFlags; 3]) {
+        let [master, input, output] = ready;
+        if !input.is_empty() {
+            self.read_input();
+        }
+        if !output.is_empty() {
+            self.write_output();
+        }
+        if master.contains(PollFlags::POLLOUT) {
+            self.write_master();
+        }
+        if master.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
+            && self.to_output.is_empty()
+        {
+            self.read_master();
+        }
+    }
+
+    /// Everything inside is over: passes on what it wrote before.
+    pub(crate) fn finish(mut self) {
+        loop {
+            while !self.to_output.is_empty() {
+                self.write_output();
+            }
+            if !self.master_open || !self.read_master() {
+                break;
+            }
+        }
+    }
+
+    fn read_input(&mut self) {
+        let Some(input) = &mut self.input else { return };
+        let mut buffer = [0; CHUNK_BYTES];
+        match input.read(&mut buffer) {
+            Ok(0) => {
+                // A terminal has no other way to tell the program inside.
+                self.to_master.push(END_OF_INPUT);
+                self.input = None;
+            }
+            Ok(length) => self.to_master.extend(buffer.iter().take(length)),
+            Err(e) if is_transient(&e) => {}
+            Err(_) => self.input = None,
+        }
+    }
+
+    fn write_master(&mut self) {
+        match self.master.write(&self.to_master) {
+            Ok(length) => drop(self.to_master.drain(..length)),
+            Err(e) if is_transient(&e) => {}
+            Err(_) => self.to_master.clear(),
+        }
+    }
+
+    /// Whether there was something.
+    fn read_master(&mut self) -> bool {
+        let mut buffer = [0; CHUNK_BYTES];
+        match self.master.read(&mut buffer) {
+            Err(e) if is_transient(&e) => false,
+            // EIO: no process has the slave open. It may be the last one, or one before the next
+            // opens /dev/console; the container's end is told by its init, so this only pauses.
+            Ok(0) | Err(_) => {
+                self.master_open = false;
+                false
+            }
+            Ok(length) => {
+                // Where nobody listens the container must not block.
+                if self.output.is_some() {
+                    self.to_output.extend(buffer.iter().take(length));
+                }
+                true
+            }
+        }
+    }
+
+    fn write_output(&mut self) {
+        let Some(output) = &mut self.output else { return };
+        match output.write(&self.to_output) {
+            Ok(length) => drop(self.to_output.drain(..length)),
+            Err(e) if is_transient(&e) => {}
+            Err(_) => {
+                self.output = None;
+                self.to_output.clear();
+            }
+        }
+    }
+}
+
+/// The size of the window that the caller sits at.
+pub(crate) fn callers_size() -> Option<WindowSize> {
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    tty::window_size(&stdin).or_else(|_| tty::window_size(&stdout)).ok()
+}
+
+/// A terminal in raw mode; as it was before, once this is dropped.
+struct RawMode {
+    before: Termios,
+}
+
+impl RawMode {
+    fn enter(terminal: BorrowedFd<'_>) -> Result<Self> {
+        let before = tcgetattr(terminal).call("tcgetattr", || "0".into())?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(terminal, SetArg::TCSANOW, &raw).call("tcsetattr", || "0, raw".into())?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no mode.
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &self.before);
+    }
+}
+
+fn is_transient(error: &std::io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EAGAIN | Errno::EINTR))
+}
