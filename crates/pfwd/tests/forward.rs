@@ -10,7 +10,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use support::{PATIENCE, Pfwd, Pod, Who, ask, echo, has_ipv6, patient, read_all, reset, wait_until};
+use support::{
+    PATIENCE, Pfwd, Pod, Who, ask, echo, has_ipv6, patient, read_all, reset, wait_until,
+};
 use testkit::programs::{Run, process_exists};
 
 /// Longer than the time that peers keep half a connection for.
