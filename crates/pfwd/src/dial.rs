@@ -22,7 +22,8 @@ pub struct Port {
 #[derive(Debug, thiserror::Error)]
 pub struct DialError {
     first: (Family, io::Error),
-    second: (Family, io::Error),
+    /// Only tried when nothing answers at the first.
+    second: Option<(Family, io::Error)>,
 }
 
 impl Port {
@@ -43,14 +44,15 @@ impl Port {
         let [first, second] = order;
         let error = match connect(pool, first, self.number).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => error,
+            Err(error) if is_absence(&error) => error,
+            Err(error) => return Err(DialError { first: (first, error), second: None }),
         };
         match connect(pool, second, self.number).await {
             Ok(stream) => {
                 self.v6_first.store(!v6_first, Ordering::Relaxed);
                 Ok(stream)
             }
-            Err(other) => Err(DialError { first: (first, error), second: (second, other) }),
+            Err(other) => Err(DialError { first: (first, error), second: Some((second, other)) }),
         }
     }
 }
@@ -61,13 +63,29 @@ impl fmt::Display for DialError {
             Some(code) => Errno::from_raw(code).desc().to_lowercase(),
             None => error.to_string(),
         };
-        let (first, second) = (shown(&self.first.1), shown(&self.second.1));
-        if first == second {
-            return write!(f, "{first}");
+        let (family, first) = (self.first.0, shown(&self.first.1));
+        match &self.second {
+            Some((other, second)) if shown(second) != first => {
+                let (a, b) = (loopback(family), loopback(*other));
+                write!(f, "{first} on {a}, {} on {b}", shown(second))
+            }
+            _ => f.write_str(&first),
         }
-        let (a, b) = (loopback(self.first.0), loopback(self.second.0));
-        write!(f, "{first} on {a}, {second} on {b}")
     }
+}
+
+/// Whether nothing is there: nobody listens, or the family does not exist or is not set up.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(
+            Errno::ECONNREFUSED
+                | Errno::EADDRNOTAVAIL
+                | Errno::EAFNOSUPPORT
+                | Errno::ENETUNREACH
+                | Errno::EHOSTUNREACH
+        )
+    )
 }
 
 async fn connect(pool: &Pool, family: Family, port: u16) -> io::Result<TcpStream> {

@@ -90,14 +90,17 @@ async fn both_ways(a: &TcpStream, b: &TcpStream) -> Result<(), Broken> {
     std::future::poll_fn(|cx| {
         let first = there.poll(cx, a, b);
         let second = back.poll(cx, b, a);
-        match (first, second) {
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
-            // One that can no longer be written to may have said something before: it was read by
-            // the other half just now, as in a server's answer to a request it did not want whole.
-            (Poll::Ready(Err(broken)), _) | (_, Poll::Ready(Err(broken))) => {
-                return Poll::Ready(Err(broken));
-            }
-            _ => {}
+        // One that can no longer be written to may have said something before: it was read by the
+        // other half just now, as in a server's answer to a request that it did not want whole.
+        if let (Poll::Ready(Err(broken)), _) | (_, Poll::Ready(Err(broken))) = (first, second) {
+            return Poll::Ready(Err(broken));
+        }
+        // Only now, as a side whose error has been told to the half that writes ends for the half
+        // that reads: that end must not be passed on.
+        there.pass_end(b)?;
+        back.pass_end(a)?;
+        if there.is_over() && back.is_over() {
+            return Poll::Ready(Ok(()));
         }
         if !there.is_reading() && a_broken.as_mut().poll(cx).is_ready()
             || !back.is_reading() && b_broken.as_mut().poll(cx).is_ready()
@@ -117,7 +120,9 @@ enum Half {
     Reading,
     /// Data read that the other side did not take yet, from an offset on.
     Writing(Box<[u8]>, usize),
-    /// The end was read and passed on.
+    /// The end was read.
+    Ended,
+    /// The end was passed on.
     Over,
 }
 
@@ -125,6 +130,19 @@ impl Half {
     /// Whether the source is being read from, so that its errors are seen.
     fn is_reading(&self) -> bool {
         matches!(self, Self::Reading)
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self, Self::Over)
+    }
+
+    /// Ends the other side's receiving if this half has just come to its end.
+    fn pass_end(&mut self, to: &TcpStream) -> Result<(), Broken> {
+        if matches!(self, Self::Ended) {
+            shutdown_write(to).map_err(Broken::Write)?;
+            *self = Self::Over;
+        }
+        Ok(())
     }
 
     /// Copies until there is nothing to read, no room to write, or the end.
@@ -136,7 +154,7 @@ impl Half {
     ) -> Poll<Result<(), Broken>> {
         loop {
             match self {
-                Self::Over => return Poll::Ready(Ok(())),
+                Self::Ended | Self::Over => return Poll::Ready(Ok(())),
                 Self::Writing(data, start) => {
                     while let Some(rest) = data.get(*start..).filter(|rest| !rest.is_empty()) {
                         *start += ready!(poll_write(to, cx, rest)).map_err(Broken::Write)?;
@@ -154,8 +172,7 @@ fn copy_once(cx: &mut Context<'_>, from: &TcpStream, to: &TcpStream) -> Poll<Res
     BUFFER.with_borrow_mut(|buffer| {
         let length = ready!(poll_read(from, cx, buffer)).map_err(Broken::Read)?;
         if length == 0 {
-            shutdown_write(to).map_err(Broken::Write)?;
-            return Poll::Ready(Ok(Half::Over));
+            return Poll::Ready(Ok(Half::Ended));
         }
         let mut rest = buffer.get(..length).unwrap_or_default();
         while !rest.is_empty() {
