@@ -1,23 +1,24 @@
 //! System calls, namespaces, in-root file operations, state and error reports shared by the tools.
 //!
 //! ```text
-//! error   what a failed system call was: call, arguments, errno
-//! report  error chain + hint -> one line, one hint, an exit code
-//! mount   mounts by descriptor
-//! signal  masks, waiting, sending, names
-//! capability, isolate, netif, tty   what a container's processes need, call by call
-//! clone   a child by clone3, in namespaces of its own
-//! ns      joining the namespaces of another process
-//! confine what a helper process gives up
-//! fdpass  descriptors over a unix socket
-//! process who a process is, beyond its reusable number
-//! idmap   which subordinate ids the caller may use, and installing them in a user namespace
-//! inroot  reading a file of a root filesystem without leaving it
-//! userns  going on as root of a user namespace, the process outside waiting
-//! rootdir file operations below a directory that an image's data fills
-//! xattr   extended attributes of open files
-//! record  what ocipull leaves beside a root filesystem and minirun reads
-//! state   where a container's record lies: owner-checked directory, lock, atomic write
+//! error      what a failed system call was: call, arguments, errno
+//! report     error chain + hint -> one line, one hint, an exit code
+//! process    who a process is, beyond its reusable number
+//! wait       how a child ended
+//! signal     masks, waiting, sending, names
+//! clone      a child by clone3, in namespaces of its own
+//! ns         joining the namespaces of another process
+//! fdpass     descriptors over a unix socket
+//! confine    what a helper process gives up
+//! idmap      which subordinate ids the caller may use, and installing them in a user namespace
+//! userns     going on as root of a user namespace, the process outside waiting
+//! rootdir    file operations below a directory that an image's data fills
+//! xattr      extended attributes of open files
+//! inroot     reading a file of a root filesystem without leaving it
+//! mount      mounts by descriptor
+//! isolate, capability, netif, tty    what a container's processes need, call by call
+//! record     what ocipull leaves beside a root filesystem and minirun reads
+//! state      where a container's record lies: owner-checked directory, lock, atomic write
 //! ```
 //!
 //! This is the only crate of the workspace in which `unsafe` may stand.
@@ -37,13 +38,12 @@ pub mod process;
 pub mod record;
 pub mod report;
 pub mod rootdir;
-pub mod state;
-pub mod userns;
-pub mod xattr;
 pub mod signal;
 pub mod state;
 pub mod tty;
+pub mod userns;
 pub mod wait;
+pub mod xattr;
 
 pub use error::SysError;
 pub use nix::errno::Errno;
