@@ -202,12 +202,15 @@ impl<'t> Layer<'t> {
     fn hard_link(&mut self, place: &Place, link: &[u8]) -> Result<(), EntryError> {
         let missing = || EntryError::NoLinkTarget(link.to_vec());
         let target = name::clean(link)?;
+        if target.is_empty() {
+            return Err(EntryError::LinkToDirectory(link.to_vec()));
+        }
         let (target_parent, target_name) = name::split(&target);
         let target_parent = self.shape.resolve_dir(target_parent)?;
         let target = name::join(&target_parent, target_name);
         let from = self.tree.find_dir(&target_parent)?.ok_or_else(missing)?;
         let stat = rootdir::stat_at(&from, target_name)?.ok_or_else(missing)?;
-        if rootdir::is_type(&stat, S_IFDIR) || target.is_empty() {
+        if rootdir::is_type(&stat, S_IFDIR) {
             return Err(EntryError::LinkToDirectory(link.to_vec()));
         }
         if target == place.path {

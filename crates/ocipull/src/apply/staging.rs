@@ -53,6 +53,7 @@ pub struct LayerStats {
 #[derive(Debug)]
 pub struct Staging {
     place: DestPlace,
+    force: bool,
     /// The tree's name in the destination's parent, while it stands there.
     name: Option<Vec<u8>>,
     tree: Tree,
@@ -67,7 +68,7 @@ impl Staging {
     pub fn create(dest: &Path, options: ApplyOptions) -> Result<Self, ApplyError> {
         let place = DestPlace::open(dest, true)?;
         match Self::create_at(&place, options) {
-            Ok((name, tree)) => Ok(Self { place, name: Some(name), tree }),
+            Ok((name, tree)) => Ok(Self { place, force: options.force, name: Some(name), tree }),
             Err(error) => {
                 place.remove_made_parents();
                 Err(error)
@@ -85,7 +86,7 @@ impl Staging {
             Ok(tree) => Ok((name, tree)),
             Err(source) => {
                 let _ = rootdir::remove_at(place.parent(), &name);
-                Err(ApplyError::Metadata { path: Vec::new(), source })
+                Err(ApplyError::Metadata { path: Vec::new(), source: source.into() })
             }
         }
     }
@@ -122,8 +123,12 @@ impl Staging {
     /// that is killed in between leaves no record, never one of another tree.
     pub fn commit(mut self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
         let finished = self.tree.finish();
-        finished.map_err(|(path, source)| ApplyError::Metadata { path, source })?;
+        finished.map_err(|(path, source)| ApplyError::Metadata { path, source: source.into() })?;
+        // It may have been filled since.
         let found = self.place.look()?;
+        if found == Found::FullDir && !self.force {
+            return Err(ApplyError::Exists { dest: self.place.dest.clone() });
+        }
         let new_record = self.place.fresh_name(".json");
         let written = write_file(&self.place, &new_record, &record.to_json());
         let moved = written.and_then(|()| self.replace(found));
@@ -209,6 +214,6 @@ fn tar_error(layer: &LayerSpec<'_>, error: TarError) -> ApplyError {
 fn entry_error(layer: &LayerSpec<'_>, path: Vec<u8>, error: EntryError) -> ApplyError {
     match error {
         EntryError::Tar(TarError::Io(source)) => pipe::stream_error(layer, source),
-        source => ApplyError::Entry { digest: layer.digest.clone(), path, source },
+        source => ApplyError::Entry { digest: layer.digest.clone(), path, source: source.into() },
     }
 }
