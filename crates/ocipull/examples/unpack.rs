@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! unpack auto|root|subuid|single LAYOUT TAG DEST
+//! unpack auto|root|subuid|single rm DEST
 //! ```
 
 #![allow(clippy::print_stderr)]
@@ -10,46 +11,59 @@
 use std::error::Error;
 use std::fs::File;
 use std::path::Path;
+use std::process::ExitCode;
 
-use ctsys::record::{ImageRecord, RECORD_VERSION, RecordedLayer, RecordedPlatform};
+use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, RecordedPlatform};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use ocipull::apply::{ApplyOptions, LayerSpec, Staging};
 use ocipull::ownership::{self, OwnershipChoice};
 
-fn main() -> Result<(), Box<dyn Error>> {
+const USAGE: &str = "usage: unpack auto|root|subuid|single LAYOUT TAG DEST | rm DEST";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("unpack: {}", ctsys::report::escape(&ctsys::report::chain(error.as_ref())));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [choice, layout, tag, dest] = args.as_slice() else {
-        return Err("usage: unpack auto|root|subuid|single LAYOUT TAG DEST".into());
-    };
-    let choice = match choice.as_str() {
-        "auto" => OwnershipChoice::Auto,
-        "root" => OwnershipChoice::Root,
-        "subuid" => OwnershipChoice::Subuid,
-        "single" => OwnershipChoice::Single,
-        other => return Err(format!("unknown ownership {other}").into()),
-    };
+    let Some((choice, rest)) = args.split_first() else { return Err(USAGE.into()) };
+    let choice = parse_choice(choice)?;
     // First of all: what follows may go on in a child process, inside a user namespace.
     let entered = ownership::enter(choice)?;
     if let Some(warning) = &entered.warning {
         eprintln!("warning: {warning}");
     }
     eprintln!("ownership: {:?}", entered.ownership);
-    if dest == "-" {
-        return ocipull::apply::remove(Path::new(tag)).map_err(Into::into);
+    match rest {
+        [rm, dest] if rm == "rm" => Ok(ocipull::apply::remove(Path::new(dest))?),
+        [layout, tag, dest] => unpack(Path::new(layout), tag, Path::new(dest), entered.ownership),
+        _ => Err(USAGE.into()),
     }
+}
 
-    let layout = Path::new(layout);
+fn unpack(
+    layout: &Path,
+    tag: &str,
+    dest: &Path,
+    ownership: Ownership,
+) -> Result<(), Box<dyn Error>> {
     let index = ImageIndex::from_file(layout.join("index.json"))?;
     let named = |d: &&Descriptor| {
         let names = d.annotations().as_ref();
-        names.is_some_and(|a| a.get("org.opencontainers.image.ref.name") == Some(tag))
+        names.and_then(|a| a.get("org.opencontainers.image.ref.name")).is_some_and(|n| n == tag)
     };
     let found = index.manifests().iter().find(named).ok_or("no such tag")?;
     let manifest = ImageManifest::from_file(blob(layout, found))?;
     let config = ImageConfiguration::from_file(blob(layout, manifest.config()))?;
 
-    let options = ApplyOptions { ownership: entered.ownership, force: false };
-    let mut staging = Staging::create(Path::new(dest), options)?;
+    let options = ApplyOptions { ownership, force: false };
+    let mut staging = Staging::create(dest, options)?;
     let mut layers = Vec::new();
     for (layer, diff_id) in manifest.layers().iter().zip(config.rootfs().diff_ids()) {
         let diff_id = diff_id.parse()?;
@@ -74,13 +88,23 @@ fn main() -> Result<(), Box<dyn Error>> {
             variant: config.variant().clone(),
         },
         layers,
-        ownership: entered.ownership,
+        ownership,
         config: serde_json::to_value(&config)?,
     };
     for warning in staging.commit(&record)? {
         eprintln!("warning: {warning}");
     }
     Ok(())
+}
+
+fn parse_choice(text: &str) -> Result<OwnershipChoice, String> {
+    match text {
+        "auto" => Ok(OwnershipChoice::Auto),
+        "root" => Ok(OwnershipChoice::Root),
+        "subuid" => Ok(OwnershipChoice::Subuid),
+        "single" => Ok(OwnershipChoice::Single),
+        other => Err(format!("unknown ownership {other}")),
+    }
 }
 
 fn blob(layout: &Path, descriptor: &Descriptor) -> std::path::PathBuf {

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
+use ocipull::host::{HostError, RegistryHost};
 use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
-use ocipull::reference::{ImageReference, Problem, ReferenceError, RegistryHost};
+use ocipull::reference::{ImageReference, ReferenceError};
 use ocipull::registry::{CredentialSources, Login, RegistryOptions, default_files};
 
 /// Longest `--ca-cert` file, in bytes: a whole system's CAs have a quarter of it.
@@ -148,7 +149,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Platform(#[from] PlatformError),
     #[error("invalid mirror")]
-    Mirror(#[source] Problem),
+    Mirror(#[source] HostError),
     #[error("invalid destination {0:?}: want a directory with a name")]
     Dest(PathBuf),
     #[error("invalid credentials: want USER:PASS or USER")]

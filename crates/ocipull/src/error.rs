@@ -6,18 +6,18 @@ use ctsys::record::RecordError;
 use ctsys::report::Explain;
 
 use crate::apply::ApplyError;
-use crate::image::ImageError;
 use crate::registry::RegistryError;
+use crate::resolve::ResolveError;
 
 /// Why a pull failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The registry did not give what it was asked for.
+    /// The reference could not be resolved to an image.
+    #[error("cannot pull")]
+    Resolve(#[from] ResolveError),
+    /// The registry did not give a layer.
     #[error("cannot pull")]
     Registry(#[from] RegistryError),
-    /// What it gave is no image that can be unpacked.
-    #[error("cannot pull")]
-    Image(#[from] ImageError),
     /// The image could not be unpacked.
     #[error("cannot unpack")]
     Apply(#[source] Box<ApplyError>),
@@ -48,7 +48,7 @@ impl Explain for PullError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Registry(error) => error.hint(),
-            Self::Image(error) => error.hint(),
+            Self::Resolve(error) => error.hint(),
             Self::Apply(error) => error.hint(),
             Self::Record(_) => Some("remove it and pull with --force".into()),
             Self::Layer { .. } | Self::Unpacker(_) => None,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ownership  how owners will be stored; the program goes on in a user namespace for it
+//! host       a registry's host
 //! reference  what the user typed -> registry, repository, tag or digest
 //! platform   which of an index's images suits a machine
 //! verify     size and digest, before the end of anything is believed
@@ -12,6 +13,7 @@
 //! fetch      layer descriptor -> verified byte stream
 //! decompress media type or magic number -> tar stream
 //! apply/     tar streams -> a directory tree, staged and renamed
+//! error      why a pull failed
 //! pull       all of it in order, and the record beside the tree
 //! ```
 //!
@@ -23,6 +25,7 @@ pub mod decompress;
 pub mod error;
 pub mod event;
 pub mod fetch;
+pub mod host;
 pub mod image;
 pub mod ownership;
 pub mod platform;

@@ -33,13 +33,19 @@ enum MainError {
     #[error(transparent)]
     Ownership(#[from] OwnershipError),
     #[error(transparent)]
-    Pull(#[from] PullError),
+    Pull(Box<PullError>),
     #[error("cannot remove")]
-    Remove(#[from] ApplyError),
+    Remove(#[source] Box<ApplyError>),
     #[error("cannot start")]
     Start(#[source] SysError),
     #[error("interrupted by {name}; the destination is as it was")]
     Signal { name: &'static str, code: u8 },
+}
+
+impl From<PullError> for MainError {
+    fn from(error: PullError) -> Self {
+        Self::Pull(Box::new(error))
+    }
 }
 
 impl Explain for MainError {
@@ -88,12 +94,13 @@ fn run() -> Result<(), MainError> {
             Ok(())
         }
         Task::Remove(dest) => {
-            let record = ImageRecord::read(&dest).map_err(ApplyError::from)?;
+            let record =
+                ImageRecord::read(&dest).map_err(|e| MainError::Remove(Box::new(e.into())))?;
             if record.is_some_and(|record| record.ownership == Ownership::Subuid) {
                 // Its files belong to ids that only the namespace has, but for root.
                 ownership::enter(OwnershipChoice::Auto)?;
             }
-            Ok(apply::remove(&dest)?)
+            apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))
         }
     }
 }

@@ -5,18 +5,13 @@
 //! mistake "invalid reference format" and knows no IPv6 hosts; the parts end up in one all the same.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use oci_client::Reference;
 use oci_spec::image::{Digest, DigestAlgorithm};
 
-/// The registry that a name without a registry means.
-pub const DEFAULT_REGISTRY: &str = "docker.io";
-/// Where docker.io's registry API answers.
-const DEFAULT_REGISTRY_API: &str = "registry-1.docker.io";
-/// The name of docker.io in old references and in docker's credential file.
-const DEFAULT_REGISTRY_LEGACY: &str = "index.docker.io";
+use crate::host::{DEFAULT_REGISTRY, HostError, RegistryHost};
+
 /// docker.io keeps its unprefixed images there.
 const OFFICIAL_NAMESPACE: &str = "library";
 /// What a name with neither tag nor digest means.
@@ -26,8 +21,6 @@ const DEFAULT_TAG: &str = "latest";
 const MAX_REPOSITORY_BYTES: usize = 255;
 /// Longest tag, in bytes (distribution-spec, "Pulling manifests").
 const MAX_TAG_BYTES: usize = 128;
-/// Longest host name, in bytes (RFC 1035, section 2.3.4), with brackets and a port.
-const MAX_HOST_BYTES: usize = 255 + 8;
 
 /// An image in a registry, by tag, by digest or by both.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +29,6 @@ pub struct ImageReference {
     registry: RegistryHost,
     inner: Reference,
     digest: Option<Digest>,
-}
-
-/// A registry's host, with a port if one was given: `docker.io`, `localhost:5000`, `[::1]:5000`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RegistryHost {
-    name: String,
 }
 
 /// Which part of a reference cannot be right, and why.
@@ -62,13 +49,8 @@ pub enum Problem {
     #[error("it starts with the scheme {0:?}, want a registry or a repository first")]
     Scheme(String),
     /// The registry part.
-    #[error("registry {host:?}: {reason}")]
-    Registry {
-        /// As typed.
-        host: String,
-        /// Why it is none.
-        reason: &'static str,
-    },
+    #[error(transparent)]
+    Registry(#[from] HostError),
     /// A registry with nothing after it.
     #[error("no repository after the registry {0:?}")]
     NoRepository(String),
@@ -179,14 +161,14 @@ fn parse(typed: &str) -> Result<ImageReference, Problem> {
     let (host, path) = split_registry(name);
     let registry = RegistryHost::from_str(host.unwrap_or(DEFAULT_REGISTRY))?;
     if path.is_empty() {
-        return Err(Problem::NoRepository(registry.name));
+        return Err(Problem::NoRepository(registry.to_string()));
     }
     check_repository(path)?;
     let path = match registry.is_default() && !path.contains('/') {
         true => format!("{OFFICIAL_NAMESPACE}/{path}"),
         false => path.to_owned(),
     };
-    let host = registry.name.clone();
+    let host = registry.to_string();
     let inner = match (tag, &digest) {
         (Some(tag), Some(d)) => {
             Reference::with_tag_and_digest(host, path, tag.into(), d.to_string())
@@ -261,87 +243,6 @@ fn is_component(component: &str) -> bool {
         && component
             .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
             .all(|gap| matches!(gap, "" | "." | "_" | "__") || gap.bytes().all(|b| b == b'-'))
-}
-
-impl RegistryHost {
-    /// As it stands in a reference: `docker.io`, `localhost:5000`.
-    pub fn as_str(&self) -> &str {
-        &self.name
-    }
-
-    /// The host that answers the registry API, with the port if there is one.
-    pub fn api_host(&self) -> &str {
-        if self.is_default() { DEFAULT_REGISTRY_API } else { &self.name }
-    }
-
-    /// Whether this is docker.io.
-    pub fn is_default(&self) -> bool {
-        self.name == DEFAULT_REGISTRY
-    }
-
-    /// Whether it is on this machine: `localhost`, 127.0.0.0/8 or `::1`.
-    pub fn is_loopback(&self) -> bool {
-        let (host, _) = split_port(&self.name);
-        match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            Ok(address) => address.is_loopback(),
-            Err(_) => host == "localhost" || host.ends_with(".localhost"),
-        }
-    }
-}
-
-impl fmt::Display for RegistryHost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
-
-impl FromStr for RegistryHost {
-    type Err = Problem;
-
-    /// Parses `HOST[:PORT]`. Host names are case-insensitive and kept in lower case.
-    fn from_str(text: &str) -> Result<Self, Problem> {
-        let wrong = |reason| Err(Problem::Registry { host: text.into(), reason });
-        if text.len() > MAX_HOST_BYTES {
-            return wrong("longer than a host name may be");
-        }
-        let (host, port) = split_port(text);
-        if let Some(port) = port
-            && !(port.bytes().all(|b| b.is_ascii_digit())
-                && port.parse::<u16>().is_ok_and(|p| p != 0))
-        {
-            return wrong("want a port from 1 to 65535 after the colon");
-        }
-        if let Some(address) = host.strip_prefix('[') {
-            let address = address.strip_suffix(']').map(str::parse::<Ipv6Addr>);
-            if !matches!(address, Some(Ok(_))) {
-                return wrong("want an IPv6 address between the brackets");
-            }
-        } else if !host.split('.').all(is_label) {
-            return wrong("want a host name or an address, IPv6 ones in brackets");
-        }
-        let name = text.to_ascii_lowercase();
-        let name = if name == DEFAULT_REGISTRY_LEGACY { DEFAULT_REGISTRY.into() } else { name };
-        Ok(Self { name })
-    }
-}
-
-/// `host` and `port` of `host:port`; the colons inside brackets are the address's.
-fn split_port(text: &str) -> (&str, Option<&str>) {
-    let after_bracket = text.rfind(']').map_or(0, |at| at + 1);
-    match text.get(after_bracket..).and_then(|t| t.rfind(':')) {
-        Some(at) => {
-            let (host, port) = text.split_at(after_bracket + at);
-            (host, port.get(1..))
-        }
-        None => (text, None),
-    }
-}
-
-fn is_label(label: &str) -> bool {
-    let plain = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
-    plain(label.bytes().next())
-        && plain(label.bytes().last())
-        && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 #[cfg(test)]
@@ -426,24 +327,5 @@ mod tests {
                 assert_eq!(ours, theirs, "{typed}");
             }
         }
-    }
-
-    #[test]
-    fn loopback_hosts() {
-        for host in
-            ["localhost", "localhost:1", "127.3.2.1:5000", "[::1]", "[::1]:2", "x.localhost"]
-        {
-            assert!(host.parse::<RegistryHost>().unwrap().is_loopback(), "{host}");
-        }
-        for host in ["docker.io", "127.0.0.1.example.org", "[::2]", "10.0.0.1", "mylocalhost"] {
-            assert!(!host.parse::<RegistryHost>().unwrap().is_loopback(), "{host}");
-        }
-    }
-
-    #[test]
-    fn docker_io_answers_elsewhere() {
-        let parsed: ImageReference = "centos".parse().unwrap();
-        assert_eq!(parsed.registry().api_host(), "registry-1.docker.io");
-        assert_eq!(parsed.registry().as_str(), "docker.io");
     }
 }

@@ -15,14 +15,34 @@
 //! # }
 //! ```
 
+use ctsys::report::Explain;
 use oci_spec::image::Digest;
 
-use crate::error::PullError;
 use crate::image::{Config, Document, ImageError, MAX_CONFIG_BYTES, Manifest};
 use crate::platform::Platform;
 use crate::reference::ImageReference;
 use crate::registry::{Body, Head, Problem, Registry, RegistryError};
 use crate::verify;
+
+/// Why a reference could not be resolved.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The registry did not give what it was asked for.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// What it gave is no image that can be unpacked.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+impl Explain for ResolveError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Registry(error) => error.hint(),
+            Self::Image(error) => error.hint(),
+        }
+    }
+}
 
 /// What a reference stands for at this moment: a digest, and the document if it had to be fetched.
 #[derive(Debug)]
@@ -47,7 +67,7 @@ pub struct Resolved {
 }
 
 /// Asks what the reference stands for: one HEAD, and a GET only where HEAD does not say.
-pub async fn name(registry: &Registry, reference: &ImageReference) -> Result<Named, PullError> {
+pub async fn name(registry: &Registry, reference: &ImageReference) -> Result<Named, ResolveError> {
     let selector = reference.selector();
     let head = registry.head_manifest(selector).await?;
     // A length of nothing is what some proxies answer HEAD with, not a manifest's.
@@ -81,7 +101,7 @@ pub async fn resolve(
     registry: &Registry,
     named: Named,
     wanted: &Platform,
-) -> Result<Resolved, PullError> {
+) -> Result<Resolved, ResolveError> {
     let body = match named.body {
         Some(body) => body,
         None => registry.get_manifest(named.digest.as_ref(), named.size_bytes).await?,
@@ -116,7 +136,7 @@ pub async fn config(
     registry: &Registry,
     resolved: &mut Resolved,
     wanted: &Platform,
-) -> Result<Config, PullError> {
+) -> Result<Config, ResolveError> {
     let descriptor = &resolved.manifest.config;
     let (digest, size_bytes) = (descriptor.digest(), descriptor.size());
     let bytes = registry.get_blob(digest, size_bytes, "a config", MAX_CONFIG_BYTES).await?;

@@ -1,5 +1,7 @@
 //! What layers mean: every case of whiteouts, type changes and links, with its exact result.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod apply_support;
 
 use apply_support::{listed, refused};

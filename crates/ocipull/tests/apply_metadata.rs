@@ -1,5 +1,7 @@
 //! Owners, modes, times and attributes, as root, and the odd forms that headers come in.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod apply_support;
 
 use apply_support::{Scratch, listed, plain, refused};

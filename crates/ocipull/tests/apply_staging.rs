@@ -1,5 +1,7 @@
 //! The destination: when it may be replaced, that failures leave it, what is cleaned up.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod apply_support;
 
 use std::fs;

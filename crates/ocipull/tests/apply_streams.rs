@@ -1,5 +1,7 @@
 //! Streams: compressions, ends, sparse files, and what is not to be believed.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod apply_support;
 
 use std::os::unix::fs::MetadataExt;

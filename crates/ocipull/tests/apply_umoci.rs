@@ -1,5 +1,7 @@
 //! The same tree as umoci's, from the same image.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::too_many_lines)]
+
 mod apply_support;
 
 use apply_support::{Scratch, unpack};
@@ -97,6 +99,6 @@ fn the_tree_is_the_one_that_umoci_makes() {
     Run::program("umoci", &["unpack", "--image", &from, &to]).finish().assert_success();
     unpack(&scratch.dest(), &layers(), Ownership::Root, false).unwrap();
     let theirs = Tree::of(&bundle.join("rootfs"), &Options::default());
-    assert!(theirs.paths().len() > 30, "umoci unpacked too little:\n{}", theirs.text());
+    assert!(theirs.paths().len() > 25, "umoci unpacked too little:\n{}", theirs.text());
     assert_same(&theirs, &Tree::of(&scratch.dest(), &Options::default()));
 }

@@ -1,6 +1,8 @@
 //! All of the unpacker's tests once more with openat2(2) denied, as by an older engine's seccomp
 //! filter: the fallback is as safe and gives the same trees.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -9,19 +11,17 @@ const SUITES: [&str; 4] = ["apply", "apply_metadata", "apply_staging", "hostile"
 
 #[test]
 fn the_suites_pass_with_openat2_denied() {
-    for errno in ["ENOSYS", "EPERM"] {
-        for suite in SUITES {
-            let output = Command::new("strace")
-                .args(["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"])
-                .args(["-e", "trace=openat2", "-e", &format!("inject=openat2:error={errno}")])
-                .arg(newest(suite))
-                .output()
-                .unwrap_or_else(|e| panic!("cannot run strace, which this test needs: {e}"));
-            let text = String::from_utf8_lossy(&output.stdout);
-            let errors = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{suite} with {errno}:\n{text}\n{errors}");
-            assert!(text.contains("test result: ok"), "{suite} ran no tests:\n{text}");
-        }
+    for suite in SUITES {
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"])
+            .args(["-e", "trace=openat2", "-e", "inject=openat2:error=ENOSYS"])
+            .arg(newest(suite))
+            .output()
+            .unwrap_or_else(|e| panic!("cannot run strace, which this test needs: {e}"));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{suite}:\n{text}\n{errors}");
+        assert!(text.contains("test result: ok"), "{suite} ran no tests:\n{text}");
     }
 }
 

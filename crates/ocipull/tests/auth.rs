@@ -239,3 +239,19 @@ fn a_redirect_leads_to_no_secrets_and_not_round_and_round() {
         registry.clear_faults();
     }
 }
+
+#[test]
+fn a_token_service_that_never_ends_or_makes_no_sense() {
+    let (registry, _) = serve(RegistryOptions::auth(Auth::bearer_anonymous()));
+    for (fault, words) in [
+        (Fault::Endless(None), "too large: want at most 1048576 bytes of a token"),
+        (Fault::Body(b"{\"token\":\"\"}".to_vec()), "no usable token"),
+        (Fault::Body(b"<html>".to_vec()), "no usable token"),
+        (Fault::redirect("http://127.0.0.1:1/token"), "status 307"),
+        (Fault::status(503, "UNAVAILABLE"), "status 503"),
+    ] {
+        registry.inject(Rule::new(fault).path("/token"));
+        Place::new().run(&[&image(&registry), "d"]).failed(1, &["/token", words]);
+        registry.clear_faults();
+    }
+}

@@ -98,3 +98,23 @@ fn rm_takes_the_tree_and_the_record_and_nothing_else() {
     assert_eq!(place.names(), ["mine"]);
     place.run(&["rm", "d"]).failed(1, &["does not exist"]);
 }
+
+#[test]
+fn a_terminal_gets_a_bar_and_a_file_plain_lines() {
+    let (registry, _) = serve(RegistryOptions::default());
+    let place = Place::new();
+    let image = format!("{}/app:v1", registry.host());
+    let run = place.run(&[&image, "d"]).succeeded().says("layer 1/2 ").says("layer 2/2 ");
+    assert!(!run.stderr.contains('\u{1b}'), "{run}");
+    // script(1) gives the program a terminal and copies what it writes there.
+    let program = place.command(&[]).get_program().to_string_lossy().into_owned();
+    let mut command = std::process::Command::new("script");
+    command
+        .args(["-qec", &format!("{program} {image} e"), "/dev/null"])
+        .current_dir(place.path(""))
+        .stdin(std::process::Stdio::null());
+    let run = Run::of(command);
+    assert_eq!(run.code, Some(0), "{run}");
+    assert!(run.stdout.contains("layer 1/2 ") && run.stdout.contains('\u{1b}'), "{run}");
+    assert!(run.stdout.contains("pulled "), "{run}");
+}

@@ -1,5 +1,7 @@
 //! Layers that try to reach outside. Each test compares the host's side before and after.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod apply_support;
 
 use std::fs;

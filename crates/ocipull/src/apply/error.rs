@@ -104,7 +104,7 @@ pub enum ApplyError {
         path: Vec<u8>,
         /// The cause.
         #[source]
-        source: EntryError,
+        source: Box<EntryError>,
     },
     /// The layer's content is not what the image's config says.
     #[error("content of layer {digest} is not the image's: got diff_id {got}, want {want}")]
@@ -131,7 +131,7 @@ pub enum ApplyError {
         path: Vec<u8>,
         /// The cause.
         #[source]
-        source: EntryError,
+        source: Box<EntryError>,
     },
     /// No thread could be started.
     #[error("cannot start a thread")]
@@ -211,17 +211,24 @@ impl Explain for ApplyError {
             Self::MountPoint { .. } => "name a directory below the mount point",
             Self::NoRecord { .. } => "only what ocipull unpacked is removed by it; use rm -r",
             Self::Missing { .. } => "check the path",
-            Self::Entry { source: EntryError::UnmappedId { .. }, .. }
-            | Self::Metadata { source: EntryError::UnmappedId { .. }, .. } => {
-                "grant more ids in /etc/subuid and /etc/subgid, or use --ownership single"
+            Self::Entry { source, .. } | Self::Metadata { source, .. } => {
+                return entry_hint(source);
             }
-            Self::Entry { source: EntryError::Sys(e), .. } | Self::Directory { source: e, .. } => {
-                return sys_hint(e);
-            }
+            Self::Directory { source, .. } => return sys_hint(source),
             Self::DiffId { .. } => "the image is damaged or was tampered with; pull it anew",
             _ => return None,
         };
         Some(hint.into())
+    }
+}
+
+fn entry_hint(error: &EntryError) -> Option<String> {
+    match error {
+        EntryError::UnmappedId { .. } => {
+            Some("grant more ids in /etc/subuid and /etc/subgid, or use --ownership single".into())
+        }
+        EntryError::Sys(error) => sys_hint(error),
+        _ => None,
     }
 }
 

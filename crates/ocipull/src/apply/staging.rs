@@ -86,7 +86,7 @@ impl Staging {
             Ok(tree) => Ok((name, tree)),
             Err(source) => {
                 let _ = rootdir::remove_at(place.parent(), &name);
-                Err(ApplyError::Metadata { path: Vec::new(), source })
+                Err(ApplyError::Metadata { path: Vec::new(), source: source.into() })
             }
         }
     }
@@ -123,7 +123,7 @@ impl Staging {
     /// that is killed in between leaves no record, never one of another tree.
     pub fn commit(mut self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
         let finished = self.tree.finish();
-        finished.map_err(|(path, source)| ApplyError::Metadata { path, source })?;
+        finished.map_err(|(path, source)| ApplyError::Metadata { path, source: source.into() })?;
         // It may have been filled since.
         let found = self.place.look()?;
         if found == Found::FullDir && !self.force {
@@ -214,6 +214,6 @@ fn tar_error(layer: &LayerSpec<'_>, error: TarError) -> ApplyError {
 fn entry_error(layer: &LayerSpec<'_>, path: Vec<u8>, error: EntryError) -> ApplyError {
     match error {
         EntryError::Tar(TarError::Io(source)) => pipe::stream_error(layer, source),
-        source => ApplyError::Entry { digest: layer.digest.clone(), path, source },
+        source => ApplyError::Entry { digest: layer.digest.clone(), path, source: source.into() },
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use serde_json::Value;
 
-use crate::reference::RegistryHost;
+use crate::host::RegistryHost;
 
 /// Longest credential file, in bytes: a few hundred a registry.
 const MAX_AUTH_FILE_BYTES: u64 = 1 << 20;

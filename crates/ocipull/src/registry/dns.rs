@@ -28,7 +28,7 @@ pub enum DnsError {
         /// Why.
         reason: String,
     },
-    /// Only addresses that no registry has: see [`super::target`].
+    /// Only addresses that no registry has, and at which clouds serve secrets.
     #[error("cannot resolve {name:?}: it has link-local addresses only")]
     LinkLocal {
         /// The host.

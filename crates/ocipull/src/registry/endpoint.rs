@@ -13,7 +13,7 @@ use super::credentials::{CredentialSources, Found};
 use super::error::{Problem, RegistryError, ServerWords};
 use super::target::is_link_local;
 use super::transport::{Answer, Ask, Method, Transport};
-use crate::reference::RegistryHost;
+use crate::host::RegistryHost;
 
 /// A host that serves the image's repository: the registry itself or a mirror.
 pub(crate) struct Endpoint {
@@ -92,13 +92,13 @@ impl Endpoint {
         let mut header = self.login.lock().await.header.clone();
         let mut renewed = false;
         loop {
-            let (ask, mut answer, redirected) =
+            let (ask, mut answer, elsewhere) =
                 self.reach(transport, method, path, accept.clone(), header.clone()).await?;
             if answer.status() == 200 {
                 return Ok(answer);
             }
             // An answer from where a redirect led says nothing about the registry's credentials.
-            if answer.status() != 401 || redirected || renewed {
+            if answer.status() != 401 || elsewhere || renewed {
                 return Err(self.failure(answer).await);
             }
             let challenges =
@@ -134,16 +134,16 @@ impl Endpoint {
         if let Some(scheme) = *known {
             drop(known);
             let ask = ask(scheme)?;
-            let (answer, redirected) = transport.follow(ask.clone()).await?;
-            return Ok((ask, answer, redirected));
+            let (answer, elsewhere) = transport.follow(ask.clone()).await?;
+            return Ok((ask, answer, elsewhere));
         }
         let last = self.schemes.len().saturating_sub(1);
         for (at, &scheme) in self.schemes.iter().enumerate() {
             let ask = ask(scheme)?;
             match transport.follow(ask.clone()).await {
-                Ok((answer, redirected)) => {
+                Ok((answer, elsewhere)) => {
                     *known = Some(scheme);
-                    return Ok((ask, answer, redirected));
+                    return Ok((ask, answer, elsewhere));
                 }
                 Err(RegistryError::Unreachable { cause, .. })
                     if at < last && cause.may_be_plain_http() => {}

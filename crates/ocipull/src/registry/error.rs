@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::credentials::CredentialError;
 use super::dns::DnsError;
-use crate::reference::RegistryHost;
+use crate::host::RegistryHost;
 use crate::verify::VerifyError;
 
 /// A server's own words are shown up to this many characters: enough for a sentence.

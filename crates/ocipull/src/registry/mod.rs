@@ -31,8 +31,9 @@ pub use error::{Cause, Problem, RegistryError, ServerWords};
 pub(crate) use transport::Answer;
 
 use crate::event::{Event, Observer};
+use crate::host::RegistryHost;
 use crate::image::{MANIFEST_MEDIA_TYPES, MAX_MANIFEST_BYTES};
-use crate::reference::{ImageReference, RegistryHost};
+use crate::reference::ImageReference;
 use crate::verify;
 use endpoint::{Endpoint, Reach};
 use transport::{CONTENT_DIGEST, Method, Transport};

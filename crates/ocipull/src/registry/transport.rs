@@ -88,14 +88,15 @@ impl Transport {
         &self.observer
     }
 
-    /// Sends `ask` and follows redirects. Tells whether there were any: an answer from elsewhere
-    /// has no say about the registry's credentials.
+    /// Sends `ask` and follows redirects. Tells whether they led to another origin: an answer from
+    /// there has no say about the registry's credentials.
     pub(crate) async fn follow(&self, mut ask: Ask) -> Result<(Answer, bool), RegistryError> {
+        let origin = ask.url.clone();
         let mut redirects = 0;
         loop {
             let answer = self.exchange(&ask).await?;
             if !matches!(answer.status(), 301 | 302 | 303 | 307 | 308) {
-                return Ok((answer, redirects > 0));
+                return Ok((answer, !same_origin(&origin, &ask.url)));
             }
             redirects += 1;
             if redirects > MAX_REDIRECTS {

@@ -1,0 +1,84 @@
+//! Why a manifest, an index or a config is refused.
+
+use crate::platform::Platform;
+
+/// Why a body is not what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// Not JSON, or not of the right form.
+    #[error("cannot read {what}")]
+    Malformed {
+        /// `manifest`, `index`, `config`.
+        what: &'static str,
+        /// Where and how.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// JSON that could be taken for two things (CVE-2021-41190).
+    #[error("manifest is ambiguous: {0}")]
+    Ambiguous(String),
+    /// The form before 2016, without digests of the content.
+    #[error("image is of docker's schema 1, which is not supported")]
+    Schema1,
+    /// Something else that registries keep: a chart, a signature, a policy.
+    #[error("not a container image but an artifact of type {0:?}")]
+    Artifact(String),
+    /// A document of a type that is none of an image's.
+    #[error("unsupported media type {0:?}, want a manifest or an index")]
+    MediaType(String),
+    /// A layer that cannot be unpacked without a key.
+    #[error("layer {0} is encrypted, which is not supported")]
+    Encrypted(String),
+    /// A layer of a type that is no file system's.
+    #[error("layer {digest} has the unsupported media type {media_type:?}")]
+    LayerType {
+        /// The layer.
+        digest: String,
+        /// Its type.
+        media_type: String,
+    },
+    /// An index inside an index.
+    #[error("index entry {0} is an index itself, which is not supported")]
+    NestedIndex(String),
+    /// A diff_id that is no digest.
+    #[error("config has the invalid diff_id {0:?}")]
+    DiffId(String),
+    /// Manifest and config disagree.
+    #[error("manifest and config disagree: got {layers} layers and {diff_ids} diff_ids")]
+    LayerCount {
+        /// In the manifest.
+        layers: usize,
+        /// In the config.
+        diff_ids: usize,
+    },
+    /// No entry for the platform.
+    #[error("no image for platform {want}: got {}", list(got))]
+    NoPlatform {
+        /// What was asked for.
+        want: Platform,
+        /// What there is.
+        got: Vec<Platform>,
+    },
+}
+
+impl ImageError {
+    /// The remedy, in one line.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoPlatform { got, .. } => {
+                let first = got.first()?;
+                format!("choose one of them, as in --platform {first}")
+            }
+            Self::Schema1 => "push the image anew with a current docker, podman or skopeo".into(),
+            Self::Artifact(_) => "artifacts are fetched by oras or the tool that made them".into(),
+            Self::Encrypted(_) => "decrypt it first with skopeo copy --decryption-key".into(),
+            Self::NestedIndex(_) => "name the platform's manifest by its digest".into(),
+            _ => return None,
+        })
+    }
+}
+
+fn list(platforms: &[Platform]) -> String {
+    let names: Vec<String> = platforms.iter().map(Platform::to_string).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
