@@ -145,10 +145,7 @@ impl Explain for Error {
                 "remove {} to have it generated, or map the own id only", bundle::CONFIG_FILE
             ),
             Self::Record(_) | Self::Image(_) => "pull the image again with `ocipull --force`".into(),
-            Self::User(UserError::Unknown { .. } | UserError::Damaged { .. } | UserError::Unreadable { .. }) => {
-                "give numbers instead: -u UID:GID".into()
-            }
-            Self::User(_) => "-u takes a name or number, or both user and group: www-data, 1000, 1000:1000".into(),
+            Self::User(error) => return error.hint(),
             Self::Volume(VolumeError::Named(text)) => {
                 format!("for a directory here write ./{text}")
             }
