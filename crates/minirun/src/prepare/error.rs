@@ -154,7 +154,7 @@ impl Explain for Error {
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),
             Self::NoCommand => "give one after `--`, as in: minirun -- /bin/sh".into(),
-            Self::Unmapped { .. } => "run as root inside with -u 0, or have ids granted in /etc/subuid and /etc/subgid and pull again".into(),
+            Self::Unmapped { .. } => "run as root inside with -u 0, or have subordinate ids granted in /etc/subuid and /etc/subgid and pull again".into(),
             Self::NoSubordinate { .. } => {
                 "install newuidmap and have a range granted in /etc/subuid and /etc/subgid, or pull again".into()
             }
