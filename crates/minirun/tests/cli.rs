@@ -367,3 +367,66 @@ fn ids_that_are_not_granted_are_refused() {
     As::Root.minirun(&bundle, &["spec", "--rootless"]).assert_success();
     assert_refused(&who.minirun(&bundle, &["--", "true"]), 125, "not the caller's");
 }
+
+/// A container in the background, gone when the test is, however it ends.
+struct Background<'a> {
+    who: &'a As,
+    bundle: &'a Path,
+    name: String,
+}
+
+impl<'a> Background<'a> {
+    fn start(who: &'a As, bundle: &'a Path, word: &str) -> Self {
+        let name = unique(word);
+        let args = ["-d", "--name", &name, "--", "/bin/sleep", "1000"];
+        let done = who.minirun(bundle, &args);
+        done.assert_code(0).assert_stdout(&format!("{name}\n"));
+        Self { who, bundle, name }
+    }
+
+    fn exec(&self, flags: &[&str], script: &str) -> Finished {
+        let words = [&["exec"], flags, &[&self.name, "/bin/sh", "-c", script]].concat();
+        self.who.minirun(self.bundle, &words)
+    }
+}
+
+impl Drop for Background<'_> {
+    fn drop(&mut self) {
+        self.who.minirun(self.bundle, &["delete", "--force", &self.name]);
+    }
+}
+
+#[test]
+fn exec_runs_as_who_and_with_what_is_asked_for() {
+    let script = "echo $(id -u) $(id -G) $HOME $A; grep CapEff /proc/self/status; pwd";
+    for who in [As::Root, user()] {
+        let dir = tempdir();
+        let bundle = bundle(dir.path(), "pod", &who, sh("true"));
+        let container = Background::start(&who, &bundle, "exec");
+        let run = |flags: &[&str]| container.exec(flags, script).assert_code(0).stdout_text();
+        assert_eq!(run(&[]), "0 0 /root\nCapEff:\t00000000a80425fb\n/\n");
+        let as_user = ["-u", "user", "-e", "A=b", "-w", "/tmp"];
+        assert_eq!(run(&as_user), "1000 1000 33 /home/user b\nCapEff:\t0000000000000000\n/tmp\n");
+        assert_refused(&container.exec(&["-u", "none"], "true"), 125, "no user \"none\"");
+        assert_refused(&container.exec(&["-u", "0:x:y"], "true"), 125, "invalid user");
+        container.exec(&[], "exit 9").assert_code(9);
+    }
+}
+
+#[test]
+fn a_name_in_use_is_an_error_that_names_it() {
+    let dir = tempdir();
+    let who = user();
+    let bundle = bundle(dir.path(), "pod", &who, None);
+    let container = Background::start(&who, &bundle, "busy");
+    let again = who.minirun(&bundle, &["--name", &container.name, "--", "true"]);
+    assert_refused(&again, 125, &container.name);
+    assert!(again.stderr_text().contains("--name"), "{}", again.stderr_text());
+    // One that has ended is in nobody's way.
+    who.minirun(&bundle, &["kill", &container.name, "KILL"]).assert_code(0);
+    let stopped = || who.minirun(&bundle, &["list"]).stdout_text().contains("stopped");
+    while !stopped() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    who.minirun(&bundle, &["--name", &container.name, "--", "true"]).assert_code(0);
+}

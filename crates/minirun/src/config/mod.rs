@@ -29,7 +29,7 @@ pub mod volume;
 use std::path::Path;
 
 use ctsys::idmap::{IdMaps, IdRange, MapWriter};
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Root, Spec, User};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Root, Spec};
 
 use crate::caller::Caller;
 use crate::spec;
@@ -137,11 +137,6 @@ pub fn maps_of(spec: &Spec, caller: &Caller, helpers: Option<MapWriter>) -> Opti
         helpers?
     };
     Some(IdMaps { uids, gids, writer })
-}
-
-/// The user that `text` (USER[:GROUP]) means in the root filesystem at `rootfs`.
-pub fn user_of(text: &str, rootfs: &Path) -> Result<User, UserError> {
-    Ok(process::user(&Accounts::read(rootfs).resolve(&text.parse()?)?))
 }
 
 /// Whether the map holds `id` as seen from inside.

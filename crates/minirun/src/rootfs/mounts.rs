@@ -30,13 +30,14 @@ pub(super) fn make(
             let new = || new_filesystem(kind, source.as_deref(), options, mount.set & !later);
             match new() {
                 Ok(tree) => place(root, path, &tree, kind == "proc" || kind == "sysfs"),
-                // The kernel makes no new procfs where the one outside has parts hidden, as in a
-                // container: it would show them (mount_too_revealing).
-                Err(error) if kind == "proc" && error.errno() == Errno::EPERM => {
-                    notice(NESTED_PROC.into());
-                    let tree = clone_tree(None, Path::new("/proc"), true)
-                        .step(|| "cannot bind the outer /proc".into())?;
-                    place(root, path, &tree, true)
+                // The kernel makes no new one where the one outside has parts covered, as in a
+                // container: it would show them (mount_too_revealing in fs/namespace.c).
+                Err(error) if error.errno() == Errno::EPERM && is_nested(kind, namespaces) => {
+                    notice(format!(
+                        "the kernel allows no {kind} of its own here (the one outside is partly \
+                         covered, as in a container): {path:?} shows the outer one"
+                    ));
+                    outer(root, mount, kind)
                 }
                 Err(error) => Err(refused(error, mount, kind)),
             }
@@ -45,8 +46,26 @@ pub(super) fn make(
     }
 }
 
-const NESTED_PROC: &str = "the kernel allows no /proc of its own here (the one outside is partly \
-                           covered, as in a container): the container sees the outer /proc";
+/// Whether the namespaces would allow a new filesystem of that kind, so that only covered parts of
+/// the outer one can be the reason of a refusal.
+fn is_nested(kind: &str, namespaces: CloneFlags) -> bool {
+    kind == "proc" || kind == "sysfs" && namespaces.contains(CloneFlags::CLONE_NEWNET)
+}
+
+/// Shows the outer procfs or sysfs instead of a new one.
+fn outer(root: Root<'_>, mount: &Mount, kind: &str) -> Result<(), Failure> {
+    let source = Path::new(if kind == "proc" { "/proc" } else { "/sys" });
+    let tree =
+        clone_tree(None, source, true).step(|| format!("cannot bind the outer {source:?}"))?;
+    let all = Change {
+        set: mount.set,
+        propagation: Some(Propagation::Private),
+        recursive: true,
+        ..Change::default()
+    };
+    change(&tree, all).step(|| shown(mount))?;
+    place(root, &mount.target, &tree, true)
+}
 
 fn new_filesystem(
     kind: &str,

@@ -1,0 +1,133 @@
+//! Containers in the background, and what is done to them by name.
+
+mod common;
+mod container;
+
+use std::os::unix::fs::PermissionsExt;
+
+use common::read_json;
+use container::{Container, assert_refused, wait_until};
+use testkit::programs::process_exists;
+
+const WAITS: &str = "trap 'echo bye; exit 3' TERM; echo hello; while :; do sleep 0.05; done";
+
+#[test]
+fn a_container_lives_in_the_background_until_it_is_stopped_and_deleted() {
+    for c in Container::all() {
+        let running = c.detach(WAITS);
+        let state = c.state();
+        assert_eq!(state["status"], "running", "{state}");
+        assert_eq!(state["id"], c.name.as_str());
+        assert_eq!(state["bundle"], c.bundle.to_str().unwrap());
+        assert_eq!(state["rootfs"], c.bundle.join("rootfs").to_str().unwrap());
+        assert!(process_exists(c.init_pid()));
+        assert!(state["created"].as_str().unwrap().ends_with('Z'), "{state}");
+        assert_eq!(state["owner"], c.who.name());
+
+        let table = c.minirun(&["list"]).stdout_text();
+        let row = table.lines().find(|l| l.starts_with(&c.name)).unwrap_or_default();
+        assert!(row.contains("running"), "{table}");
+        wait_until("its first words", || c.log() == "hello\n");
+        let log = std::fs::metadata(c.state_dir().join("log")).unwrap();
+        assert_eq!(log.permissions().mode() & 0o777, 0o600);
+
+        let refused = c.minirun(&["delete", &c.name]);
+        assert_refused(&refused, 1, "that is not stopped: running", "--force");
+        c.minirun(&["kill", &c.name]).assert_success();
+        wait_until("its end", || c.status() == "stopped");
+        wait_until("its last words", || c.log() == "hello\nbye\n");
+        wait_until("its exit code", || {
+            read_json(&c.state_dir().join("state.json"))["exitCode"] == 3
+        });
+        assert_eq!(c.state()["pid"], 0);
+        let refused = c.minirun(&["kill", &c.name]);
+        assert_refused(&refused, 1, "container not running", "delete");
+        c.minirun(&["delete", &c.name]).assert_success();
+        let refused = c.minirun(&["state", &c.name]);
+        assert_refused(&refused, 1, "does not exist", "minirun list");
+        assert!(!c.state_dir().exists());
+        drop(running);
+    }
+}
+
+#[test]
+fn a_start_that_fails_is_told_by_the_foreground_and_leaves_nothing() {
+    let c = Container::single();
+    let done = c.minirun(&["--rootless", "-d", "--", "nosuch"]);
+    assert_refused(&done, 127, "executable file not found in $PATH", "check");
+    done.assert_stdout("");
+    assert!(!c.state_dir().exists());
+}
+
+#[test]
+fn signals_by_name_and_number() {
+    let c = Container::single();
+    for (signal, name) in [("USR1", "USR1"), ("SIGHUP", "HUP"), ("12", "USR2"), ("ABRT", "ABRT")] {
+        let script =
+            format!("trap 'echo got; exit 0' {name}; echo up; while :; do sleep 0.05; done");
+        let running = c.detach(&script);
+        wait_until("its start", || c.log() == "up\n");
+        c.minirun(&["kill", &c.name, signal]).assert_success();
+        wait_until("its end", || c.log() == "up\ngot\n");
+        drop(running);
+    }
+    let running = c.detach(WAITS);
+    let done = c.minirun(&["kill", &c.name, "NOPE"]);
+    assert_refused(&done, 1, "unknown signal \"NOPE\"", "TERM");
+    drop(running);
+}
+
+#[test]
+fn force_kills_and_forgives() {
+    let c = Container::single();
+    let running = c.detach("trap '' TERM; while :; do sleep 0.05; done");
+    let init = c.init_pid();
+    c.minirun(&["delete", "--force", &c.name]).assert_success();
+    assert!(!process_exists(init) || c.minirun(&["state", &c.name]).code() == Some(1));
+    c.minirun(&["delete", "--force", &c.name]).assert_success();
+    let done = c.minirun(&["delete", &c.name]);
+    assert_refused(&done, 1, "does not exist", "minirun list");
+    drop(running);
+}
+
+#[test]
+fn a_name_in_use_is_refused_and_that_of_a_stopped_container_is_free() {
+    let c = Container::single();
+    let running = c.detach(WAITS);
+    let args = ["--rootless", "--name", &c.name, "--", "true"];
+    let done = c.minirun(&args);
+    assert_refused(&done, 125, "already exists", "delete --force");
+    c.minirun(&["kill", &c.name, "KILL"]).assert_success();
+    wait_until("its end", || c.status() == "stopped");
+    c.minirun(&args).assert_success();
+    drop(running);
+}
+
+#[test]
+fn a_container_whose_monitor_was_killed_is_stopped_and_can_be_deleted() {
+    let c = Container::single();
+    let running = c.detach(WAITS);
+    let init = c.init_pid();
+    let monitor = read_json(&c.state_dir().join("state.json"))["monitor"]["pid"].as_i64().unwrap();
+    let monitor = rustix::process::Pid::from_raw(i32::try_from(monitor).unwrap()).unwrap();
+    rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();
+    wait_until("the end of the init", || !process_exists(init));
+    wait_until("the status", || c.status() == "stopped");
+    c.minirun(&["delete", &c.name]).assert_success();
+    drop(running);
+}
+
+#[test]
+fn the_list_as_json_is_an_array_of_states() {
+    let c = Container::single();
+    let empty = c.minirun(&["list", "--json"]);
+    empty.assert_code(0).assert_stdout("[]\n");
+    let running = c.detach(WAITS);
+    let done = c.minirun(&["list", "--json"]);
+    let list: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(list.as_array().map(Vec::len), Some(1), "{done}");
+    assert_eq!(list[0]["id"], c.name.as_str());
+    assert_eq!(list[0]["status"], "running");
+    c.minirun(&["list", "-q"]).assert_code(0).assert_stdout(&format!("{}\n", c.name));
+    drop(running);
+}
