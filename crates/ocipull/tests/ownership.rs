@@ -251,7 +251,7 @@ fn the_child_ends_with_its_parent_and_the_next_run_cleans_up() {
         let done = run.finish();
         assert!(!done.timed_out, "{done}");
         assert_eq!(done.code(), code, "{signal}: {done}");
-        wait_until("the child's end", || !testkit::programs::process_exists(children[0]));
+        wait_until("the child's end", || !testkit::programs::process_runs(children[0]));
     }
     assert_eq!(beside_layout(&setup).len(), 1, "what the killed run left");
     std::fs::remove_file(&blob).unwrap();
