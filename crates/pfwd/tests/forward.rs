@@ -127,12 +127,28 @@ fn a_reset_is_passed_on_while_the_other_side_takes_no_data() {
     let pod = Pod::start(&Who::Root);
     let (listener, port) = pod.listen();
     let pfwd = Pfwd::start(&Who::Root, &pod.target(), &[port]);
-    let (client, mut server) = (pfwd.connect(port), listener.accept().unwrap().0);
-    server.set_nonblocking(true).unwrap();
-    // Every buffer on the way is full when nothing was taken for a while.
+    let stuck = || {
+        let (client, mut server) = (pfwd.connect(port), listener.accept().unwrap().0);
+        fill(&mut server);
+        (client, server)
+    };
+
+    let (client, server) = stuck();
+    reset(client);
+    wait_until("the server learns of it", || server.take_error().unwrap().is_some());
+
+    // Nothing is read from the server meanwhile, nor can anything be written to the client.
+    let (client, server) = stuck();
+    reset(server);
+    wait_until("the client learns of it", || client.take_error().unwrap().is_some());
+}
+
+/// Writes until every buffer on the way is full: for a while, nothing was taken.
+fn fill(stream: &mut TcpStream) {
+    stream.set_nonblocking(true).unwrap();
     let mut quiet = 0;
     while quiet < 20 {
-        match server.write(&[0; 65536]) {
+        match stream.write(&[0; 65536]) {
             Ok(_) => quiet = 0,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 quiet += 1;
@@ -141,9 +157,6 @@ fn a_reset_is_passed_on_while_the_other_side_takes_no_data() {
             Err(e) => panic!("{e}"),
         }
     }
-    // It has unread data, so closing it resets, as would SO_LINGER.
-    reset(client);
-    wait_until("the server learns of it", || server.take_error().unwrap().is_some());
 }
 
 #[test]
