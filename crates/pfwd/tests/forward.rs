@@ -14,6 +14,7 @@ use support::{
     PATIENCE, Pfwd, Pod, Who, ask, echo, has_ipv6, patient, read_all, reset, wait_until,
 };
 use testkit::programs::{Run, binary, process_exists};
+use testkit::user::TestUser;
 
 /// Longer than the time that peers keep half a connection for.
 const LATE: Duration = Duration::from_millis(2500);
@@ -219,6 +220,21 @@ fn without_ipv6_here_or_there_ipv4_alone_is_used() {
     assert_reset(&mut stream, "nobody listens");
     let line = format!("cannot connect to {}:{closed}: connection refused\n", there.target());
     pfwd.process.wait_stderr(&line);
+}
+
+/// Its owner is an id that only the container's namespace gives to the user.
+#[test]
+fn a_command_that_runs_as_a_subordinate_id_is_reached() {
+    let who = Who::User(Box::new(TestUser::with_subids()));
+    let script = "exec setpriv --reuid=33 --regid=33 --clear-groups sleep infinity";
+    let pod = Pod::running(&who, script);
+    wait_until("the command has its id", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pod.pid)).unwrap();
+        status.contains("Name:\tsleep\n")
+    });
+    let port = pod.serve(echo);
+    let pfwd = Pfwd::start(&who, &pod.target(), &[port]);
+    assert_eq!(ask(pfwd.connect(port), "through").unwrap(), "through");
 }
 
 #[test]

@@ -57,8 +57,9 @@ impl Pod {
     /// With `script` run by sh in there, after `ready` was printed.
     pub fn running(who: &Who, script: &str) -> Self {
         let mut command = who.command("unshare");
-        if let Who::User(_) = who {
+        if let Who::User(user) = who {
             command.args(["--user", "--map-root-user"]);
+            command.args(user.subuids().map(|_| "--map-auto"));
         }
         let script = format!("ip link set lo up && echo ready && {script}");
         command.args(["--net", "--", "sh", "-c", &script]);
