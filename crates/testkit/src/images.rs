@@ -132,10 +132,25 @@ fn busybox_image(image: Image) -> Image {
 fn busybox_program() -> (Vec<u8>, Vec<String>) {
     let path = BUSYBOX_PATHS.iter().find(|path| Path::new(path).exists());
     let path = path.expect("no busybox on this machine: apt-get install busybox-static");
+    let program = std::fs::read(path).unwrap();
+    assert!(!has_loader(&program), "{path} is not static: apt-get install busybox-static");
     let list = Command::new(path).arg("--list").output().expect("busybox runs");
     let applets = String::from_utf8(list.stdout).unwrap();
     let applets = applets.lines().filter(|name| *name != "busybox").map(str::to_owned);
-    (std::fs::read(path).unwrap(), applets.collect())
+    (program, applets.collect())
+}
+
+/// Whether a 64-bit little-endian ELF program has a PT_INTERP header (elf(5)): a dynamic one, whose
+/// loader and libraries the image would lack.
+fn has_loader(elf: &[u8]) -> bool {
+    const PT_INTERP: u32 = 3;
+    let u16_at = |at: usize| usize::from(u16::from_le_bytes(elf[at..at + 2].try_into().unwrap()));
+    let u32_at = |at: usize| u32::from_le_bytes(elf[at..at + 4].try_into().unwrap());
+    if !elf.starts_with(b"\x7fELF\x02\x01") {
+        return false;
+    }
+    let (start, size, count) = (u32_at(32) as usize, u16_at(54), u16_at(56));
+    (0..count).any(|header| u32_at(start + header * size) == PT_INTERP)
 }
 
 fn centos_image(platform: &Platform) -> BuiltImage {
@@ -162,11 +177,7 @@ fn centos_image(platform: &Platform) -> BuiltImage {
 
 fn list_entry(image: &BuiltImage) -> serde_json::Value {
     let mut entry = image.manifest.descriptor();
-    let Platform { architecture, os, variant } = &image.platform;
-    entry["platform"] = json!({ "architecture": architecture, "os": os });
-    if let Some(variant) = variant {
-        entry["platform"]["variant"] = json!(variant);
-    }
+    entry["platform"] = image.platform.json();
     entry
 }
 
@@ -183,6 +194,13 @@ mod tests {
         assert_eq!(list["manifests"].as_array().unwrap().len(), 3);
         assert_eq!(list["manifests"][0]["platform"]["architecture"], "amd64");
         assert_eq!(centos.host_image().platform, Platform::host());
+    }
+
+    #[test]
+    fn a_dynamic_program_is_told_from_a_static_one() {
+        assert!(has_loader(&std::fs::read("/usr/bin/setpriv").unwrap()));
+        // The tests themselves are static.
+        assert!(!has_loader(&std::fs::read("/proc/self/exe").unwrap()));
     }
 
     #[test]

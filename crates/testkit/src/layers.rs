@@ -1,11 +1,14 @@
 //! Layers: tar archives built entry by entry, compressed, with their digests.
 
 mod entry;
+mod huge;
 
 pub use entry::{
     DEFAULT_MTIME, Entry, GNU, GNU_LONG_LINK, GNU_LONG_NAME, LongNames, PAX_GLOBAL, PAX_HEADER,
     USTAR, V7, pax_data,
 };
+
+pub use huge::huge_file;
 
 use crate::media;
 use bytes::Bytes;

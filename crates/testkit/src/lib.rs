@@ -26,8 +26,12 @@ use std::fmt::Write as _;
 
 /// `sha256:` and the hexadecimal digest of `bytes`.
 pub fn digest(bytes: &[u8]) -> String {
+    sha256_name(Sha256::new_with_prefix(bytes))
+}
+
+fn sha256_name(hash: Sha256) -> String {
     let mut text = String::from("sha256:");
-    for byte in Sha256::digest(bytes) {
+    for byte in hash.finalize() {
         let _ = write!(text, "{byte:02x}");
     }
     text

@@ -1,7 +1,7 @@
 //! The built binaries, and running programs so that a failing test says everything.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, test_kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::fmt;
 use std::io::{Read, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -272,9 +272,13 @@ impl fmt::Display for Finished {
     }
 }
 
-/// Whether a process of that id exists (as a zombie also).
-pub fn process_exists(pid: i32) -> bool {
-    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+/// Whether a process of that id runs. A zombie does not: where PID 1 reaps nobody, as in many
+/// containers, orphans stay so for ever.
+pub fn process_runs(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may hold any byte: proc_pid_stat(5).
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
 }
 
 /// What came through a pipe so far.
@@ -381,7 +385,7 @@ mod tests {
         assert!(background.is_running());
         let pid = background.pid();
         drop(background);
-        assert!(!process_exists(pid));
+        assert!(!process_runs(pid));
         let mut ended =
             Run::program("sh", &["-c", "trap 'exit 4' TERM; echo up; sleep 60 & wait"]).spawn();
         ended.wait_stdout("up");

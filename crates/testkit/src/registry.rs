@@ -47,6 +47,8 @@ pub struct RegistryOptions {
     /// Blobs are answered by a 307 to a second listener, which refuses requests that bring an
     /// `Authorization`.
     pub redirect_blobs: bool,
+    /// The `/token` endpoint is on a listener of its own, as Docker Hub's is on another host.
+    pub separate_tokens: bool,
     /// Most tags in one page of a list.
     pub tags_page: usize,
 }
@@ -58,6 +60,7 @@ impl Default for RegistryOptions {
             tls: false,
             auth: Auth::None,
             redirect_blobs: false,
+            separate_tokens: false,
             tags_page: usize::MAX,
         }
     }
@@ -85,6 +88,7 @@ struct Shared {
     options: RegistryOptions,
     addr: SocketAddr,
     blob_addr: Option<SocketAddr>,
+    token_addr: Option<SocketAddr>,
     tls: Option<tls::Tls>,
     store: Mutex<Store>,
     rules: Mutex<Vec<Rule>>,
@@ -104,6 +108,11 @@ impl Shared {
 
     fn blob_store_base(&self) -> Option<String> {
         self.blob_addr.map(|addr| format!("{}://{addr}", self.scheme()))
+    }
+
+    /// Where `/token` is.
+    fn token_base(&self) -> String {
+        format!("{}://{}", self.scheme(), self.token_addr.unwrap_or(self.addr))
     }
 
     /// Notes a request; its place is for [`Shared::set_status`].
@@ -139,13 +148,16 @@ impl Registry {
             (listener.local_addr().unwrap(), listener)
         };
         let (addr, listener) = bind(options.addr);
-        let blob = options.redirect_blobs.then(|| bind(SocketAddr::new(options.addr.ip(), 0)));
+        let other = || bind(SocketAddr::new(options.addr.ip(), 0));
+        let blob = options.redirect_blobs.then(other);
+        let token = options.separate_tokens.then(other);
         let tls = options.tls.then(tls::make);
         let ca_file = tls.as_ref().map(|tls| readable_file(&tls.ca_pem));
         let shared = Arc::new(Shared {
             options,
             addr,
             blob_addr: blob.as_ref().map(|(addr, _)| *addr),
+            token_addr: token.as_ref().map(|(addr, _)| *addr),
             tls,
             store: Mutex::default(),
             rules: Mutex::default(),
@@ -155,6 +167,7 @@ impl Registry {
         });
         let mut listeners = vec![(listener, Listener::Registry)];
         listeners.extend(blob.map(|(_, listener)| (listener, Listener::BlobStore)));
+        listeners.extend(token.map(|(_, listener)| (listener, Listener::Tokens)));
         let (stop, stopped) = oneshot::channel();
         let thread = run(listeners, Arc::clone(&shared), stopped);
         Self { shared, stop: Some(stop), thread: Some(thread), ca_file }
@@ -178,6 +191,11 @@ impl Registry {
     /// `127.0.0.1:PORT` of the second listener; panics where blobs are not redirected.
     pub fn blob_host(&self) -> String {
         self.shared.blob_addr.expect("this registry does not redirect blobs").to_string()
+    }
+
+    /// `127.0.0.1:PORT` of the host that gives out tokens.
+    pub fn token_host(&self) -> String {
+        self.shared.token_addr.unwrap_or(self.shared.addr).to_string()
     }
 
     /// The PEM file of the authority that signed the certificate, for `--ca-cert`; readable by
@@ -270,7 +288,7 @@ impl Registry {
         self.shared.tokens.lock().unwrap().revoke();
     }
 
-    /// How many connections were accepted, on both listeners.
+    /// How many connections were accepted, on all listeners.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }

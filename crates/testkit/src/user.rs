@@ -9,6 +9,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 /// How many subordinate ids `testkit-sub` has: those of one ordinary image.
@@ -16,6 +17,9 @@ pub const SUBORDINATE_IDS: u32 = 65_536;
 
 /// Held while users are made.
 const LOCK: &str = "/run/testkit-users.lock";
+
+/// How long a copy of a program is kept after its last use.
+const COPIES_KEPT: Duration = Duration::from_secs(30 * 60);
 
 /// Lowest subordinate id we take, well above what distributions hand out first.
 const FIRST_SUBORDINATE: u32 = 1_000_000;
@@ -111,6 +115,12 @@ impl TestUser {
             .unwrap_or_else(|e| panic!("cannot chown {}: {e}", path.display()));
     }
 
+    /// Gives a tree to the user, as one that was unpacked by somebody with a single id.
+    pub fn own_tree(&self, path: &Path) {
+        let owner = format!("{}:{}", self.uid, self.gid);
+        run(Command::new("chown").args(["--recursive", "--no-dereference", &owner]).arg(path));
+    }
+
     /// The first subordinate uid and how many there are.
     pub fn subuids(&self) -> Option<(u32, u32)> {
         ranges("/etc/subuid", self.name).into_iter().next()
@@ -164,17 +174,19 @@ impl TestUser {
         let meta = fs::metadata(program)
             .unwrap_or_else(|e| panic!("no program {}: {e}", program.display()));
         let key = format!("{}-{}-{}", meta.ino(), meta.mtime_nsec(), meta.len());
-        let dir = self.home.join("bin").join(key);
+        let copies = self.home.join("bin");
+        let dir = copies.join(key);
         let copy = dir.join(program.file_name().unwrap());
         if !copy.exists() {
             fs::create_dir_all(&dir).unwrap();
             let part = tempfile::NamedTempFile::new_in(&dir).unwrap().into_temp_path();
             fs::copy(program, &part).unwrap();
             fs::set_permissions(&part, Permissions::from_mode(0o755)).unwrap();
-            self.own(self.home.join("bin").as_path());
-            self.own(&dir);
             part.persist(&copy).unwrap();
         }
+        // The mark of use that remove_unused looks at.
+        let _ = File::open(&dir).and_then(|dir| dir.set_modified(SystemTime::now()));
+        remove_unused(&copies);
         copy
     }
 }
@@ -233,6 +245,20 @@ fn settle_ranges(name: &str, wanted: bool) {
             let start = ends.max().unwrap_or(0).max(FIRST_SUBORDINATE);
             let range = format!("{start}-{}", start + SUBORDINATE_IDS - 1);
             run(Command::new("usermod").args([&format!("--add-{kind}"), &range, name]));
+        }
+    }
+}
+
+/// Removes copies that nobody asked for in a while: every build makes new ones.
+fn remove_unused(copies: &Path) {
+    let is_old = |path: &Path| {
+        let used = fs::metadata(path).and_then(|m| m.modified());
+        used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > COPIES_KEPT))
+    };
+    for entry in fs::read_dir(copies).into_iter().flatten().flatten() {
+        if is_old(&entry.path()) {
+            // Another test may be removing it too.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }
@@ -297,6 +323,9 @@ mod tests {
         let dir = user.tempdir();
         let path = dir.path().to_owned();
         sh(&user, &format!("cd {}; mkdir -p a/b; touch a/b/c; chmod 0 a/b", path.display()));
+        fs::write(path.join("roots"), "").unwrap();
+        user.own_tree(&path);
+        sh(&user, &format!("rm {}/roots", path.display()));
         std::os::unix::fs::lchown(path.join("a/b/c"), Some(1_000_001), None).unwrap();
         drop(dir);
         assert!(!path.exists());

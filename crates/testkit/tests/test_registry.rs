@@ -45,4 +45,12 @@ fn refuses_what_it_does_not_understand() {
     ] {
         Run::program(PROGRAM, args).finish().assert_code(2).assert_stderr(want);
     }
+    let nowhere = Run::program(PROGRAM, &["--oci-layout", "/nonexistent", "a:b"]).finish();
+    nowhere.assert_code(1).assert_stderr("test-registry: cannot read /nonexistent/index.json");
+}
+
+#[test]
+fn is_found_as_a_binary_of_the_workspace() {
+    let found = testkit::programs::binary("test-registry");
+    assert_eq!(found.canonicalize().unwrap(), std::path::Path::new(PROGRAM));
 }

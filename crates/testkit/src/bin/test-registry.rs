@@ -22,6 +22,11 @@ given) is printed on standard output and, once it answers, written to FILE. Tool
   --oci-layout DIR REPO:TAG   an image out of an OCI layout";
 
 fn main() -> ExitCode {
+    // The library fails by panic; to a person that is one line.
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("test-registry: {}", panic.payload_as_str().unwrap_or("failed"));
+        std::process::exit(1);
+    }));
     let options = match Options::parse(std::env::args().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {

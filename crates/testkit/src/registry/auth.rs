@@ -51,7 +51,7 @@ pub struct Bearer {
     pub identity_token: Option<String>,
     /// How long a token is good for.
     pub life: Duration,
-    /// The realm in the challenge; `None`: the registry's own `/token`.
+    /// The realm in the challenge; `None`: this registry's `/token`.
     pub realm: Option<String>,
     /// The `service` in the challenge.
     pub service: String,

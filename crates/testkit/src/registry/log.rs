@@ -2,11 +2,13 @@
 
 use hyper::{Method, Uri};
 
-/// Which of the registry's two sockets a request came in by.
+/// Which of the registry's sockets a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listener {
-    /// The registry itself and its `/token` endpoint.
+    /// The registry itself and, unless it has a host of its own, the `/token` endpoint.
     Registry,
+    /// The other host that gives out tokens.
+    Tokens,
     /// The other host that blob requests are redirected to.
     BlobStore,
 }

@@ -37,17 +37,22 @@ pub(crate) fn handle(shared: &Shared, request: &Request, body: Bytes) -> Answer 
     if request.listener == Listener::BlobStore {
         return blob_store(shared, request);
     }
-    if request.path == "/token" {
+    let tokens_here = match request.listener {
+        Listener::Tokens => true,
+        _ => !shared.options.separate_tokens,
+    };
+    if request.path == "/token" && tokens_here {
         return shared.tokens.lock().unwrap().give(&shared.options.auth, request, &body);
     }
-    let Some(route) = parse(&request.path) else {
+    let route = parse(&request.path).filter(|_| request.listener == Listener::Registry);
+    let Some(route) = route else {
         return Answer::error(404, "UNSUPPORTED", "no such endpoint");
     };
     let reads = request.method == "GET" || request.method == "HEAD";
     let action = if reads { "pull" } else { "pull,push" };
     let tokens = shared.tokens.lock().unwrap();
     let auth = &shared.options.auth;
-    if let Some(refusal) = tokens.check(auth, request, &shared.base(), route.name(), action) {
+    if let Some(refusal) = tokens.check(auth, request, &shared.token_base(), route.name(), action) {
         return refusal;
     }
     drop(tokens);
