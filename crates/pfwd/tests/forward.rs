@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use support::{
     PATIENCE, Pfwd, Pod, Who, ask, echo, has_ipv6, patient, read_all, reset, wait_until,
 };
-use testkit::programs::{Run, binary, process_exists};
+use testkit::programs::{Run, binary};
 use testkit::user::TestUser;
 
 /// Longer than the time that peers keep half a connection for.

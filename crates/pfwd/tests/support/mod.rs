@@ -225,3 +225,8 @@ pub fn descriptors(pid: i32) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     entries.filter_map(|e| std::fs::read_link(e.ok()?.path()).ok()).collect()
 }
+
+/// Whether there is a process with this number, be it a zombie.
+pub fn process_exists(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
