@@ -65,7 +65,8 @@ impl fmt::Display for DialError {
         };
         let (family, first) = (self.first.0, shown(&self.first.1));
         match &self.second {
-            Some((other, second)) if shown(second) != first => {
+            // That the other family is not there either is no news.
+            Some((other, second)) if !is_absence(second) => {
                 let (a, b) = (loopback(family), loopback(*other));
                 write!(f, "{first} on {a}, {} on {b}", shown(second))
             }

@@ -11,7 +11,7 @@
 //!   |
 //! dial      a socket of the pool, connected to 127.0.0.1 or ::1 in the target
 //!   |
-//! relay     two half-copies; FIN and RST passed on
+//! relay     two half-copies; FIN and RST passed on; bulk by pipe
 //!   |
 //! serve     the event loops: accept, dial, relay; the target's end, signals
 //! ```
@@ -24,6 +24,7 @@ pub mod listen;
 pub mod netns;
 pub mod notice;
 pub mod owner;
+pub mod pipe;
 pub mod pool;
 pub mod relay;
 pub mod serve;

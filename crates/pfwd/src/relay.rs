@@ -9,6 +9,8 @@
 //! break (RST)     both sides closed with SO_LINGER 0, which sends RST
 //! ```
 //!
+//! Little is copied through one buffer; bulk moves through a pipe.
+//!
 //! A peer can break off a connection while nothing is read from it: after its end, or while the other
 //! side takes no data. So errors are watched for apart from reading then.
 
@@ -23,9 +25,16 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::pipe::Lease;
+
 /// One buffer a thread is enough: it is empty again whenever a task is put aside. It bounds what a
 /// direction that is stuck keeps, too.
 const BUFFER_BYTES: usize = 64 << 10;
+
+/// After so many full reads in a row the data is taken for bulk, and moved without being copied.
+const BULK_READS: u8 = 3;
+/// A direction that has moved this much lets the thread's other connections have their turn.
+const TURN_BYTES: usize = 1 << 20;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
@@ -114,12 +123,21 @@ async fn both_ways(a: &TcpStream, b: &TcpStream) -> Result<(), Broken> {
 
 /// One direction.
 #[derive(Debug, Default)]
-enum Half {
+struct Half {
+    state: State,
+    /// Reads in a row that filled the buffer.
+    full_reads: u8,
+}
+
+#[derive(Debug, Default)]
+enum State {
     /// Waiting for data.
     #[default]
     Reading,
     /// Data read that the other side did not take yet, from an offset on.
     Writing(Box<[u8]>, usize),
+    /// Bulk data, by a pipe.
+    Piping(Lease),
     /// The end was read.
     Ended,
     /// The end was passed on.
@@ -129,18 +147,22 @@ enum Half {
 impl Half {
     /// Whether the source is being read from, so that its errors are seen.
     fn is_reading(&self) -> bool {
-        matches!(self, Self::Reading)
+        match &self.state {
+            State::Reading => true,
+            State::Piping(pipe) => pipe.is_empty(),
+            State::Writing(..) | State::Ended | State::Over => false,
+        }
     }
 
     fn is_over(&self) -> bool {
-        matches!(self, Self::Over)
+        matches!(self.state, State::Over)
     }
 
     /// Ends the other side's receiving if this half has just come to its end.
     fn pass_end(&mut self, to: &TcpStream) -> Result<(), Broken> {
-        if matches!(self, Self::Ended) {
+        if matches!(self.state, State::Ended) {
             shutdown_write(to).map_err(Broken::Write)?;
-            *self = Self::Over;
+            self.state = State::Over;
         }
         Ok(())
     }
@@ -152,38 +174,82 @@ impl Half {
         from: &TcpStream,
         to: &TcpStream,
     ) -> Poll<Result<(), Broken>> {
+        let mut moved = 0;
         loop {
-            match self {
-                Self::Ended | Self::Over => return Poll::Ready(Ok(())),
-                Self::Writing(data, start) => {
+            if moved >= TURN_BYTES {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match &mut self.state {
+                State::Ended | State::Over => return Poll::Ready(Ok(())),
+                State::Writing(data, start) => {
                     while let Some(rest) = data.get(*start..).filter(|rest| !rest.is_empty()) {
                         *start += ready!(poll_write(to, cx, rest)).map_err(Broken::Write)?;
                     }
-                    *self = Self::Reading;
+                    self.state = State::Reading;
                 }
-                Self::Reading => *self = ready!(copy_once(cx, from, to))?,
+                State::Reading => {
+                    self.state = ready!(self.copy_once(cx, from, to))?;
+                    moved += BUFFER_BYTES;
+                }
+                State::Piping(pipe) => {
+                    while !pipe.is_empty() {
+                        let drain =
+                            poll_io(to, cx, Interest::WRITABLE, || pipe.drain(to).map(some));
+                        ready!(drain).map_err(Broken::Write)?;
+                    }
+                    match poll_io(from, cx, Interest::READABLE, || pipe.fill(from).map(some)) {
+                        Poll::Ready(Ok(0)) => self.state = State::Ended,
+                        Poll::Ready(Ok(length)) => {
+                            moved += length;
+                            // Little at a time is cheaper copied.
+                            if length < BUFFER_BYTES {
+                                self.full_reads = 0;
+                            }
+                        }
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Read(error))),
+                        Poll::Pending => {
+                            // Gives the pipe back while there is nothing.
+                            self.state = State::Reading;
+                            return Poll::Pending;
+                        }
+                    }
+                }
             }
         }
     }
+
+    /// Reads once and writes what was read, as far as that goes.
+    fn copy_once(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> Poll<Result<State, Broken>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let length = ready!(poll_read(from, cx, buffer)).map_err(Broken::Read)?;
+            let is_full = length == buffer.len();
+            self.full_reads = if is_full { self.full_reads.saturating_add(1) } else { 0 };
+            let mut rest = buffer.get(..length).unwrap_or_default();
+            if rest.is_empty() {
+                return Poll::Ready(Ok(State::Ended));
+            }
+            while !rest.is_empty() {
+                match poll_write(to, cx, rest) {
+                    Poll::Ready(Ok(written)) => rest = rest.get(written..).unwrap_or_default(),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Write(error))),
+                    Poll::Pending => return Poll::Ready(Ok(State::Writing(rest.into(), 0))),
+                }
+            }
+            let pipe = if self.full_reads >= BULK_READS { Lease::take() } else { None };
+            Poll::Ready(Ok(pipe.map_or(State::Reading, State::Piping)))
+        })
+    }
 }
 
-/// Reads once and writes what was read, as far as that goes.
-fn copy_once(cx: &mut Context<'_>, from: &TcpStream, to: &TcpStream) -> Poll<Result<Half, Broken>> {
-    BUFFER.with_borrow_mut(|buffer| {
-        let length = ready!(poll_read(from, cx, buffer)).map_err(Broken::Read)?;
-        if length == 0 {
-            return Poll::Ready(Ok(Half::Ended));
-        }
-        let mut rest = buffer.get(..length).unwrap_or_default();
-        while !rest.is_empty() {
-            match poll_write(to, cx, rest) {
-                Poll::Ready(Ok(written)) => rest = rest.get(written..).unwrap_or_default(),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Write(error))),
-                Poll::Pending => return Poll::Ready(Ok(Half::Writing(rest.into(), 0))),
-            }
-        }
-        Poll::Ready(Ok(Half::Reading))
-    })
+/// Of an amount that says nothing about what is left.
+fn some(moved: usize) -> (usize, bool) {
+    (moved, false)
 }
 
 fn shutdown_write(stream: &TcpStream) -> io::Result<()> {

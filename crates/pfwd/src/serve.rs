@@ -28,6 +28,7 @@ use crate::dial::Port;
 use crate::listen::Route;
 use crate::netns::Namespace;
 use crate::notice::{Notice, Notices};
+use crate::pipe;
 use crate::pool::{self, Pool};
 use crate::relay::{Connection, relay};
 use crate::target::Target;
@@ -38,6 +39,8 @@ const MAX_WORKERS: usize = 8;
 const OWN_DESCRIPTORS: usize = 32;
 /// Descriptors of an event loop: epoll, its waker, the signal pipe.
 const DESCRIPTORS_PER_LOOP: usize = 8;
+/// Both ends of a pipe.
+const DESCRIPTORS_PER_PIPE: usize = 2;
 /// Each connection has one descriptor here and one towards the target.
 const DESCRIPTORS_PER_CONNECTION: usize = 2;
 /// A bound for machines without a limit of descriptors: memory for their bookkeeping is ours.
@@ -307,6 +310,7 @@ fn connection_limit(workers: usize, listeners: usize) -> io::Result<u32> {
     };
     let reserved = OWN_DESCRIPTORS
         + DESCRIPTORS_PER_LOOP * (workers + 1)
+        + DESCRIPTORS_PER_PIPE * pipe::MAX_PIPES * workers
         // Each listener may hold one connection that waits for its turn.
         + 2 * listeners
         + pool::MAX_STOCK;

@@ -13,7 +13,8 @@ use rustix::process::Signal;
 use support::{
     PATIENCE, Pfwd, Pod, Who, ask, echo, has_ipv6, patient, read_all, reset, wait_until,
 };
-use testkit::programs::{Run, process_exists};
+use testkit::programs::{Run, binary};
+use testkit::user::TestUser;
 
 /// Longer than the time that peers keep half a connection for.
 const LATE: Duration = Duration::from_millis(2500);
@@ -127,12 +128,28 @@ fn a_reset_is_passed_on_while_the_other_side_takes_no_data() {
     let pod = Pod::start(&Who::Root);
     let (listener, port) = pod.listen();
     let pfwd = Pfwd::start(&Who::Root, &pod.target(), &[port]);
-    let (client, mut server) = (pfwd.connect(port), listener.accept().unwrap().0);
-    server.set_nonblocking(true).unwrap();
-    // Every buffer on the way is full when nothing was taken for a while.
+    let stuck = || {
+        let (client, mut server) = (pfwd.connect(port), listener.accept().unwrap().0);
+        fill(&mut server);
+        (client, server)
+    };
+
+    let (client, server) = stuck();
+    reset(client);
+    wait_until("the server learns of it", || server.take_error().unwrap().is_some());
+
+    // Nothing is read from the server meanwhile, nor can anything be written to the client.
+    let (client, server) = stuck();
+    reset(server);
+    wait_until("the client learns of it", || client.take_error().unwrap().is_some());
+}
+
+/// Writes until every buffer on the way is full: for a while, nothing was taken.
+fn fill(stream: &mut TcpStream) {
+    stream.set_nonblocking(true).unwrap();
     let mut quiet = 0;
     while quiet < 20 {
-        match server.write(&[0; 65536]) {
+        match stream.write(&[0; 65536]) {
             Ok(_) => quiet = 0,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 quiet += 1;
@@ -141,9 +158,6 @@ fn a_reset_is_passed_on_while_the_other_side_takes_no_data() {
             Err(e) => panic!("{e}"),
         }
     }
-    // It has unread data, so closing it resets, as would SO_LINGER.
-    reset(client);
-    wait_until("the server learns of it", || server.take_error().unwrap().is_some());
 }
 
 #[test]
@@ -160,6 +174,67 @@ fn what_a_server_said_before_its_reset_is_delivered() {
     let mut rest = Vec::new();
     let error = client.read_to_end(&mut rest).unwrap_err();
     assert_eq!((error.kind(), rest), (ErrorKind::ConnectionReset, b", please".to_vec()));
+}
+
+/// The error of a socket is told once, to whichever call comes first: when that was a write, reading
+/// finds an end where there was a reset.
+#[test]
+fn a_reset_at_once_is_never_taken_for_an_end() {
+    let pod = Pod::start(&Who::Root);
+    let port = pod.serve(reset);
+    let pfwd = Pfwd::start(&Who::Root, &pod.target(), &[port]);
+    for round in 0..500 {
+        let answer = ask(pfwd.connect(port), "hello");
+        assert!(answer.is_err(), "round {round}: {answer:?}");
+    }
+}
+
+#[test]
+fn without_ipv6_here_or_there_ipv4_alone_is_used() {
+    // The forward's own side is a network without IPv6, too.
+    let here = Pod::start(&Who::Root);
+    let there = Pod::start(&Who::Root);
+    for pod in [&here, &there] {
+        pod.inside(|| {
+            let off = std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+            let missing = std::io::ErrorKind::NotFound;
+            assert!(
+                off.is_ok() || off.is_err_and(|e| e.kind() == missing),
+                "no way to switch it off"
+            );
+        });
+    }
+    let port = there.serve(echo);
+    let (listener, closed) = there.listen();
+    drop(listener);
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/proc/{}/ns/net", here.pid)).arg(binary("pfwd"));
+    command.args([there.target(), format!(":{port}"), format!(":{closed}")]);
+    let pfwd = Pfwd::spawn(command);
+    let text = pfwd.process.wait_stderr(&format!(":{closed}\n"));
+    assert!(!text.contains("[::1]"), "{text}");
+    let (open, shut) = (pfwd.address(port), pfwd.address(closed));
+    let stream = here.inside(|| TcpStream::connect(open).unwrap());
+    assert_eq!(ask(patient(stream), "four").unwrap(), "four");
+    let mut stream = patient(here.inside(|| TcpStream::connect(shut).unwrap()));
+    assert_reset(&mut stream, "nobody listens");
+    let line = format!("cannot connect to {}:{closed}: connection refused\n", there.target());
+    pfwd.process.wait_stderr(&line);
+}
+
+/// Its owner is an id that only the container's namespace gives to the user.
+#[test]
+fn a_command_that_runs_as_a_subordinate_id_is_reached() {
+    let who = Who::User(Box::new(TestUser::with_subids()));
+    let script = "exec setpriv --reuid=33 --regid=33 --clear-groups sleep infinity";
+    let pod = Pod::running(&who, script);
+    wait_until("the command has its id", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pod.pid)).unwrap();
+        status.contains("Name:\tsleep\n")
+    });
+    let port = pod.serve(echo);
+    let pfwd = Pfwd::start(&who, &pod.target(), &[port]);
+    assert_eq!(ask(pfwd.connect(port), "through").unwrap(), "through");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::thread;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha2::{Digest as _, Sha256};
 use support::{Pfwd, Pod, Who, ask, descriptors, echo, patient, reset, wait_until};
-use testkit::programs::binary;
+use testkit::programs::{Run, binary};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Barrier;
 
@@ -173,6 +173,27 @@ fn more_clients_than_descriptors_wait_for_their_turn() {
         assert_eq!(&back, b"turn");
     }
     assert_eq!(ask(pfwd.connect(port), "after").unwrap(), "after");
+}
+
+#[test]
+fn accepting_pauses_while_descriptors_are_out_and_goes_on_after() {
+    let pod = Pod::start(&Who::Root);
+    let port = pod.serve(echo);
+    let pfwd = Pfwd::start(&Who::Root, &pod.target(), &[port]);
+    assert_eq!(ask(pfwd.connect(port), "before").unwrap(), "before");
+    let limit = |count: &str| {
+        let pid = pfwd.pid.to_string();
+        Run::program("prlimit", &["--pid", &pid, &format!("--nofile={count}:")])
+            .finish()
+            .assert_success();
+    };
+    limit("4");
+    let waiting = pfwd.connect(port);
+    pfwd.process.wait_stderr("pfwd: accepting no connections for now: Too many open files");
+    limit("4096");
+    assert_eq!(ask(waiting, "waited").unwrap(), "waited");
+    // One line a pause, a pause a tenth of a second, five lines a second: no spinning.
+    assert!(pfwd.process.stderr_text().lines().count() < 1000);
 }
 
 #[test]

@@ -57,8 +57,9 @@ impl Pod {
     /// With `script` run by sh in there, after `ready` was printed.
     pub fn running(who: &Who, script: &str) -> Self {
         let mut command = who.command("unshare");
-        if let Who::User(_) = who {
+        if let Who::User(user) = who {
             command.args(["--user", "--map-root-user"]);
+            command.args(user.subuids().map(|_| "--map-auto"));
         }
         let script = format!("ip link set lo up && echo ready && {script}");
         command.args(["--net", "--", "sh", "-c", &script]);
@@ -223,4 +224,9 @@ pub fn has_ipv6() -> bool {
 pub fn descriptors(pid: i32) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     entries.filter_map(|e| std::fs::read_link(e.ok()?.path()).ok()).collect()
+}
+
+/// Whether there is a process with this number, be it a zombie.
+pub fn process_exists(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }
