@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use ctsys::error::{Context, SysError};
-use ctsys::idmap;
+use ctsys::idmap::{self, IdMaps};
 use ctsys::process::ProcessId;
 use ctsys::report::Explain;
 use ctsys::signal::{self, SignalSet};
@@ -23,9 +23,10 @@ use nix::libc;
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{self, Spec, User};
+use oci_spec::runtime::{self, Spec};
 
 use crate::command;
+use crate::config::overrides::{self, Overrides};
 use crate::handshake::{self, Failure, Message, Step};
 use crate::init;
 use crate::lifecycle::{self, LifecycleError};
@@ -34,6 +35,7 @@ use crate::plan::{Plan, PlanError, Process};
 use crate::record::CONFIG_FILE;
 use crate::rootfs::open_pty;
 use crate::terminal::{Relay, callers_size};
+use crate::user::{Accounts, UserError, UserSpec};
 
 /// A kept configuration larger than this is not one of ours; engines' are some tens of kilobytes.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -49,9 +51,8 @@ pub struct ExecOptions {
     pub env: Vec<String>,
     /// Working directory instead of the configuration's.
     pub cwd: Option<String>,
-    /// User instead of the configuration's; names are looked up already (in
-    /// [`ctsys::state::ContainerState::rootfs`], by `lifecycle::find`).
-    pub user: Option<User>,
+    /// User instead of the configuration's; names are those of the container's root filesystem.
+    pub user: Option<UserSpec>,
     /// Give it a terminal of its own.
     pub tty: bool,
 }
@@ -75,6 +76,9 @@ pub enum ExecError {
     /// The process asked for cannot be had in this container.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The user asked for is none of the container's.
+    #[error(transparent)]
+    User(#[from] UserError),
     /// A step in the container failed; the message is complete.
     #[error("{0}")]
     Inside(Failure),
@@ -94,6 +98,7 @@ impl Explain for ExecError {
         match self {
             Self::Container(error) => error.hint(),
             Self::Plan(error) => error.hint(),
+            Self::User(error) => error.hint(),
             Self::Inside(failure) => failure.hint.clone(),
             Self::Config { .. } => Some("start the container anew".into()),
             Self::Outside { .. } => None,
@@ -128,7 +133,7 @@ pub fn exec(options: &ExecOptions) -> Result<u8> {
     let spec = kept_config(&container)?;
     let maps = idmap::of_process(main.pid).map_err(outside("read the container's id maps"))?;
     let kinds = Plan::new(&spec, &container.rootfs, &maps)?.namespaces;
-    let process = Process::new(&process_of(&spec, options)?, &maps)?;
+    let process = Process::new(&process_of(&spec, options, &container.rootfs, &maps)?, &maps)?;
 
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
     let (child, relay) = start(&process, &pidfd, kinds, &mask)?;
@@ -153,23 +158,30 @@ fn kept_config(container: &ContainerState) -> Result<Spec> {
 }
 
 /// The container's own process with what `options` changes.
-fn process_of(spec: &Spec, options: &ExecOptions) -> Result<runtime::Process> {
+fn process_of(
+    spec: &Spec,
+    options: &ExecOptions,
+    rootfs: &Path,
+    maps: &IdMaps,
+) -> Result<runtime::Process> {
     let mut process = spec.process().clone().ok_or(PlanError::Missing("process"))?;
-    let mut env = process.env().clone().unwrap_or_default();
-    for variable in &options.env {
-        let name = variable.split_inclusive('=').next().unwrap_or_default();
-        env.retain(|old| !old.starts_with(name));
-        env.push(variable.clone());
-    }
-    process.set_env(Some(env));
-    process.set_args(Some(options.args.clone()));
-    process.set_terminal(Some(options.tty));
-    if let Some(cwd) = &options.cwd {
-        process.set_cwd(cwd.into());
-    }
-    if let Some(user) = &options.user {
-        process.set_user(user.clone());
-    }
+    let overrides = Overrides {
+        command: options.args.clone(),
+        // No word of the image's stays in front.
+        entrypoint: Some(String::new()),
+        env: options.env.clone(),
+        workdir: options.cwd.clone().map(PathBuf::from),
+        user: options.user.clone(),
+        ..Overrides::default()
+    };
+    let context = overrides::Context {
+        entrypoint: &[],
+        accounts: &Accounts::read(rootfs),
+        maps,
+        terminal: options.tty,
+        network_files: &[],
+    };
+    overrides::change_process(&mut process, &overrides, &context)?;
     Ok(process)
 }
 

@@ -1,7 +1,6 @@
 //! The `minirun` command: parses, calls, reports.
 
 use std::io::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -10,7 +9,7 @@ use minirun::caller::Caller;
 use minirun::cli::{Cli, Command, ExecArgs, ListArgs, ListFormat, RunArgs, SpecArgs};
 use minirun::exec::ExecOptions;
 use minirun::prepare::{self, EXIT_OWN_FAILURE};
-use minirun::{config, lifecycle, spec_file};
+use minirun::{lifecycle, spec_file};
 
 const PROGRAM: &str = "minirun";
 
@@ -85,20 +84,11 @@ fn exec(args: ExecArgs) -> ExitCode {
 fn exec_options(args: ExecArgs) -> Result<ExecOptions, ExitCode> {
     let failed = |error: prepare::Error| report(PROGRAM, &error);
     let env = args.environment(own_variable).map_err(failed)?;
-    let user = match args.user {
-        None => None,
-        Some(text) => {
-            let found = lifecycle::find(&args.container).map_err(|e| report(PROGRAM, &e))?;
-            Some(look_up(&text, &found.rootfs).map_err(failed)?)
-        }
-    };
+    let user = args.user.map(|text| text.parse()).transpose();
+    let user = user.map_err(|error| failed(prepare::Error::User(error)))?;
     let tty = args.tty.unwrap_or_else(|| Caller::look().on_terminal);
     let (container, cwd) = (args.container, args.workdir);
     Ok(ExecOptions { container, args: args.command, env, cwd, user, tty })
-}
-
-fn look_up(text: &str, rootfs: &Path) -> prepare::Result<oci_spec::runtime::User> {
-    config::user_of(text, rootfs).map_err(prepare::Error::User)
 }
 
 /// A variable of the caller's; one that is not UTF-8 cannot stand in a configuration.

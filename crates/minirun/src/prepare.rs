@@ -19,7 +19,7 @@ use crate::config::overrides::{self, Net, Overrides};
 use crate::config::{self, Inputs, annotations};
 use crate::launch::Launch;
 use crate::naming;
-use crate::user::Accounts;
+use crate::user::{Accounts, UserSpec};
 
 mod error;
 pub use error::{EXIT_OWN_FAILURE, Error, Result};
@@ -86,6 +86,8 @@ struct Place {
     root_path: PathBuf,
     image: Option<Image>,
     accounts: Accounts,
+    /// What the user should know about it.
+    note: Option<String>,
 }
 
 impl Place {
@@ -102,15 +104,28 @@ impl Place {
             accounts: Accounts::read(&found),
             rootfs: found,
             image,
+            note: None,
         })
     }
 
-    fn generate(&self, caller: &Caller, maps: &IdMaps, name: &str, terminal: bool) -> Result<Spec> {
+    /// The configuration without flags, but for `user`: one that the image lacks must not stand in
+    /// the way of one that it has.
+    fn generate(
+        &self,
+        caller: &Caller,
+        maps: &IdMaps,
+        user: Option<&UserSpec>,
+        name: &str,
+        terminal: bool,
+    ) -> Result<Spec> {
+        let of_image = || self.image.as_ref().map_or("", |image| &image.user).parse();
+        let user = user.cloned().map_or_else(of_image, Ok).map_err(Error::User)?;
         let inputs = Inputs {
             image: self.image.as_ref(),
             caller,
             maps,
             accounts: &self.accounts,
+            user: &user,
             root_path: &self.root_path,
             // The kernel takes 64 bytes; a name may be longer.
             hostname: name.get(..63).unwrap_or(name),
@@ -121,11 +136,12 @@ impl Place {
 }
 
 fn prepare_rootfs(options: &RunOptions, caller: &Caller, path: &Path) -> Result<Prepared> {
-    let place = Place::find(path, None, None)?;
+    let mut place = Place::find(path, None, None)?;
     let name = options.name.clone().unwrap_or_else(naming::drawn);
-    let maps = choose_maps(&place, caller)?;
+    let maps = choose_maps(&mut place, caller)?;
     let terminal = wants_terminal(options, caller, true);
-    let spec = place.generate(caller, &maps, &name, terminal)?;
+    let user = options.overrides.user.as_ref();
+    let spec = place.generate(caller, &maps, user, &name, terminal)?;
     finish(options, place, spec, maps, name, terminal)
 }
 
@@ -138,30 +154,44 @@ fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<P
         Existing::Generated(spec) => Some(spec),
         Existing::None => None,
     };
-    let place = Place::find(&dir.join(ROOTFS), Some(Path::new(ROOTFS)), Some(&dir))?;
-    let maps = choose_maps(&place, caller)?;
+    let mut place = Place::find(&dir.join(ROOTFS), Some(Path::new(ROOTFS)), Some(&dir))?;
+    let maps = choose_maps(&mut place, caller)?;
     // Whether there is a terminal says nothing about the bundle: what stands there stays, so that
     // a run in a pipe does not change the file.
     let said = former.as_ref().and_then(|s| s.process().as_ref()?.terminal());
-    let mut file = place.generate(caller, &maps, &own_name, said.unwrap_or(caller.on_terminal))?;
+    let file = file_config(&place, caller, &maps, &own_name, said.unwrap_or(caller.on_terminal))?;
+    let terminal = wants_terminal(options, caller, true);
+    let user = options.overrides.user.as_ref();
+    let spec = place.generate(caller, &maps, user, &name, terminal)?;
+    let mut prepared = finish(options, place, spec, maps, name, terminal)?;
+    if let Some(file) = file.filter(|file| former.as_ref() != Some(file))
+        && !bundle::write(&dir, &file).map_err(Error::Bundle)?
+    {
+        let note = format!("{dir:?} may not be written, so it gets no {}", bundle::CONFIG_FILE);
+        prepared.notes.push(note);
+    }
+    Ok(prepared)
+}
+
+/// What is written to the bundle: the configuration without any flag, marked as generated. `None`
+/// when only this run's flags make it one that can be run, as for an image without a command.
+fn file_config(
+    place: &Place,
+    caller: &Caller,
+    maps: &IdMaps,
+    name: &str,
+    terminal: bool,
+) -> Result<Option<Spec>> {
+    // What is wrong with it is told of the configuration that is run, if that has it too.
+    let Ok(mut file) = place.generate(caller, maps, None, name, terminal) else { return Ok(None) };
+    if check_spec(&file, maps).is_err() {
+        return Ok(None);
+    }
     if caller.uid != 0 {
         drop_additional_groups(&mut file);
     }
     bundle::seal(&mut file).map_err(Error::Json)?;
-    let terminal = wants_terminal(options, caller, true);
-    let mut spec = place.generate(caller, &maps, &name, terminal)?;
-    spec.set_annotations(file.annotations().clone());
-    // Without a command the file would be no valid configuration.
-    let is_whole =
-        file.process().as_ref().and_then(|p| p.args().as_ref()).is_some_and(|a| !a.is_empty());
-    let changed = is_whole && former.as_ref() != Some(&file);
-    let mut prepared = finish(options, place, spec, maps, name, terminal)?;
-    if changed && !bundle::write(&dir, &file).map_err(Error::Bundle)? {
-        prepared
-            .notes
-            .push(format!("{dir:?} may not be written, so it gets no {}", bundle::CONFIG_FILE));
-    }
-    Ok(prepared)
+    Ok(Some(file))
 }
 
 /// runc refuses any supplementary group to a caller without privileges, also where a range of ids
@@ -222,6 +252,8 @@ fn finish(
             .and_then(|root| root.container_dir(&name))
             .map_err(Error::State)?,
     };
+    let mut notes = place.image.map(|image| image.notes).unwrap_or_default();
+    notes.extend(place.note);
     let launch = Launch {
         id: name.clone(),
         name,
@@ -233,7 +265,7 @@ fn finish(
         maps,
         detach: options.detach,
     };
-    Ok(Prepared { launch, notes: place.image.map(|image| image.notes).unwrap_or_default() })
+    Ok(Prepared { launch, notes })
 }
 
 fn check_options(options: &RunOptions) -> Result<()> {
@@ -279,14 +311,21 @@ fn wants_terminal(options: &RunOptions, caller: &Caller, config_asks: bool) -> b
 /// Root's containers have all ids as they are, in a user namespace all the same. Another caller's
 /// have those that the root filesystem was unpacked with. One that came without a record has the
 /// caller's id only, unless something in it belongs to a subordinate id.
-fn choose_maps(place: &Place, caller: &Caller) -> Result<IdMaps> {
+fn choose_maps(place: &mut Place, caller: &Caller) -> Result<IdMaps> {
     if caller.uid == 0 {
         return Ok(IdMaps::identity());
     }
     let single = || IdMaps::single(caller.uid, caller.gid);
     let ownership = place.image.as_ref().map(|image| image.ownership);
-    if matches!(ownership, Some(Ownership::Single | Ownership::Root)) {
-        return Ok(single());
+    match ownership {
+        Some(Ownership::Single) => return Ok(single()),
+        Some(Ownership::Root) => {
+            let rootfs = &place.rootfs;
+            place.note =
+                Some(format!("{rootfs:?} was unpacked by root: inside, its files are nobody's"));
+            return Ok(single());
+        }
+        Some(Ownership::Subuid) | None => {}
     }
     let subordinate = IdMaps::subordinate(caller.uid, caller.gid).map_err(Error::Subordinate)?;
     match (ownership, subordinate) {

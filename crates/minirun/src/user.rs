@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use ctsys::SysError;
 use ctsys::inroot;
+use ctsys::report::Explain;
 
 /// An image's passwd or group is read up to this size: 16 MiB hold some 200,000 accounts.
 const MAX_ACCOUNTS_BYTES: u64 = 16 << 20;
@@ -88,6 +89,18 @@ pub enum UserError {
         #[source]
         source: SysError,
     },
+}
+
+impl Explain for UserError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Malformed(_) | Self::OutOfRange(_) => {
+                "-u takes a name or number, or both user and group: www-data, 1000, 1000:1000"
+            }
+            _ => "give numbers instead: -u UID:GID",
+        };
+        Some(hint.into())
+    }
 }
 
 const PASSWD: &str = "/etc/passwd";

@@ -1,6 +1,8 @@
 //! What is typed, against what happens: flags over bundles of every kind, whose config.json is
 //! whose, and every bad input with its one line, its hint and its code.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt;
@@ -128,6 +130,15 @@ fn the_hosts_network_is_shared_when_asked_for() {
             let own = who.minirun(&bundle, args).assert_code(0).stdout_text();
             assert!(!own.contains(host.to_str().unwrap()) && own.ends_with("\n1\n"), "{own}");
         }
+        // Names are looked up as on the host, through files that cannot be changed from inside.
+        let hosts = std::fs::read_to_string("/etc/hosts").expect("the host has an /etc/hosts");
+        let inside = bundle.join("rootfs/etc/hosts");
+        std::fs::write(&inside, "the image's\n").unwrap();
+        let script = "cat /etc/hosts; echo x >> /etc/hosts || echo kept";
+        let args = ["--net", "host", "--", "/bin/sh", "-c", script];
+        let seen = who.minirun(&bundle, &args).assert_code(0).stdout_text();
+        assert_eq!(seen, format!("{hosts}kept\n"));
+        assert_eq!(std::fs::read_to_string(inside).unwrap(), "the image's\n");
     }
 }
 
@@ -270,4 +281,152 @@ fn help_and_version_are_data() {
         let done = As::Root.minirun(dir.path(), &[name, "--nonsense"]);
         assert_refused(&done, 1, "unexpected argument");
     }
+}
+
+#[test]
+fn an_image_whose_user_cannot_be_had_runs_as_another() {
+    let dir = tempdir();
+    let cases = [(user(), "nosuchuser"), (As::User(TestUser::without_subids().isolated()), "7")];
+    for (who, image_user) in cases {
+        let config = json!({ "Cmd": ["/bin/id", "-u"], "User": image_user });
+        let bundle = bundle(dir.path(), image_user, &who, Some(config));
+        assert_refused(&who.minirun(&bundle, &[]), 125, image_user);
+        assert_eq!(who.minirun(&bundle, &["-u", "0"]).assert_code(0).stdout_text(), "0\n");
+        assert!(!bundle.join("config.json").exists(), "it would run nowhere");
+    }
+}
+
+#[test]
+fn a_label_that_gives_orders_is_noted() {
+    let dir = tempdir();
+    let who = user();
+    let config = json!({ "Cmd": ["true"], "Labels": { "run.oci.handler": "wasm" } });
+    let bundle = bundle(dir.path(), "pod", &who, Some(config));
+    who.minirun(&bundle, &[]).assert_code(0).assert_stderr("run.oci.handler");
+    assert!(!config_text(&bundle).contains("run.oci"));
+}
+
+#[test]
+fn on_a_terminal_the_command_has_one() {
+    let dir = tempdir();
+    let who = As::Root;
+    let bundle = bundle(dir.path(), &unique("tty"), &who, sh("tty; echo $TERM"));
+    let minirun = testkit::programs::binary("minirun");
+    let on_terminal = |args: &str| {
+        let mut command = who.command("script");
+        let typed = format!("{} {args}", minirun.display());
+        command.args(["-qefc", &typed, "/dev/null"]).current_dir(&bundle);
+        let done = testkit::programs::Run::new(command).finish();
+        done.assert_code(0).stdout_text()
+    };
+    let shown = on_terminal("");
+    assert!(shown.contains("/dev/pts/0\r\nxterm\r\n"), "{shown:?}");
+    let before = config_text(&bundle);
+    assert!(before.contains("\"terminal\": true"), "{before}");
+    let shown = on_terminal("--tty=false");
+    assert!(shown.contains("not a tty"), "{shown:?}");
+    let piped = who.minirun(&bundle, &[]).assert_code(0).stdout_text();
+    assert_eq!(piped, "not a tty\n\n");
+    assert_eq!(config_text(&bundle), before, "a pipe does not change the file");
+}
+
+#[test]
+fn the_ids_are_those_that_the_tree_was_unpacked_with() {
+    let dir = tempdir();
+    let user = TestUser::with_subids().isolated();
+    let (start, _) = user.subuids().unwrap();
+    let who = As::User(user);
+    let bundle = bundle(dir.path(), "pod", &who, None);
+    let record_file = bundle.join("rootfs.image.json");
+    let lines = || {
+        let done = who.minirun(&bundle, &["--", "/bin/cat", "/proc/self/uid_map"]);
+        (done.assert_code(0).stdout_text().lines().count(), done.stderr_text())
+    };
+    assert_eq!(lines(), (1, String::new()), "no record, all the caller's");
+    for (ownership, want) in [("single", 1), ("subuid", 2)] {
+        std::fs::write(&record_file, record(ownership, json!({})).to_string()).unwrap();
+        assert_eq!(lines(), (want, String::new()), "{ownership}");
+    }
+    std::fs::write(&record_file, record("root", json!({})).to_string()).unwrap();
+    let (count, note) = lines();
+    assert!(count == 1 && note.contains("unpacked by root"), "{note}");
+    std::fs::remove_file(record_file).unwrap();
+    std::os::unix::fs::chown(bundle.join("rootfs/home"), Some(start), None).unwrap();
+    assert_eq!(lines(), (2, String::new()), "no record, a directory of a subordinate id's");
+}
+
+#[test]
+fn ids_that_are_not_granted_are_refused() {
+    let dir = tempdir();
+    let who = As::User(TestUser::without_subids().isolated());
+    let bundle = bundle(dir.path(), "pod", &who, None);
+    let record_file = bundle.join("rootfs.image.json");
+    std::fs::write(&record_file, record("subuid", json!({})).to_string()).unwrap();
+    assert_refused(&who.minirun(&bundle, &["--", "true"]), 125, "subordinate ids");
+    std::fs::remove_file(record_file).unwrap();
+    As::Root.minirun(&bundle, &["spec", "--rootless"]).assert_success();
+    assert_refused(&who.minirun(&bundle, &["--", "true"]), 125, "not the caller's");
+}
+
+/// A container in the background, gone when the test is, however it ends.
+struct Background<'a> {
+    who: &'a As,
+    bundle: &'a Path,
+    name: String,
+}
+
+impl<'a> Background<'a> {
+    fn start(who: &'a As, bundle: &'a Path, word: &str) -> Self {
+        let name = unique(word);
+        let args = ["-d", "--name", &name, "--", "/bin/sleep", "1000"];
+        let done = who.minirun(bundle, &args);
+        done.assert_code(0).assert_stdout(&format!("{name}\n"));
+        Self { who, bundle, name }
+    }
+
+    fn exec(&self, flags: &[&str], script: &str) -> Finished {
+        let words = [&["exec"], flags, &[&self.name, "/bin/sh", "-c", script]].concat();
+        self.who.minirun(self.bundle, &words)
+    }
+}
+
+impl Drop for Background<'_> {
+    fn drop(&mut self) {
+        self.who.minirun(self.bundle, &["delete", "--force", &self.name]);
+    }
+}
+
+#[test]
+fn exec_runs_as_who_and_with_what_is_asked_for() {
+    let script = "echo $(id -u) $(id -G) $HOME $A; grep CapEff /proc/self/status; pwd";
+    for who in [As::Root, user()] {
+        let dir = tempdir();
+        let bundle = bundle(dir.path(), "pod", &who, sh("true"));
+        let container = Background::start(&who, &bundle, "exec");
+        let run = |flags: &[&str]| container.exec(flags, script).assert_code(0).stdout_text();
+        assert_eq!(run(&[]), "0 0 /root\nCapEff:\t00000000a80425fb\n/\n");
+        let as_user = ["-u", "user", "-e", "A=b", "-w", "/tmp"];
+        assert_eq!(run(&as_user), "1000 1000 33 /home/user b\nCapEff:\t0000000000000000\n/tmp\n");
+        assert_refused(&container.exec(&["-u", "none"], "true"), 125, "no user \"none\"");
+        assert_refused(&container.exec(&["-u", "0:x:y"], "true"), 125, "invalid user");
+        container.exec(&[], "exit 9").assert_code(9);
+    }
+}
+
+#[test]
+fn a_name_in_use_is_an_error_that_names_it() {
+    let dir = tempdir();
+    let who = user();
+    let bundle = bundle(dir.path(), "pod", &who, None);
+    let container = Background::start(&who, &bundle, "busy");
+    let again = who.minirun(&bundle, &["--name", &container.name, "--", "true"]);
+    assert_refused(&again, 125, &container.name);
+    assert!(again.stderr_text().contains("--name"), "{}", again.stderr_text());
+    // One that has ended is in nobody's way.
+    who.minirun(&bundle, &["kill", &container.name, "KILL"]).assert_code(0);
+    let stopped = || who.minirun(&bundle, &["list"]).stdout_text().contains("stopped");
+    while !stopped() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    who.minirun(&bundle, &["--name", &container.name, "--", "true"]).assert_code(0);
 }

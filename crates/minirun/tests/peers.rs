@@ -1,6 +1,8 @@
 //! The config.json that minirun writes is any runtime's: Debian's runc and crun run it unchanged,
 //! as root and as real users.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
 mod common;
 
 use std::path::Path;

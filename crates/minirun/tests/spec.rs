@@ -1,6 +1,8 @@
 //! `minirun spec` against Debian's runc: the same bytes, for root and for real users, on the host
 //! as it is and on one with the unified cgroup hierarchy.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
 mod common;
 
 use std::path::Path;

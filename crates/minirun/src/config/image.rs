@@ -6,7 +6,6 @@ use ctsys::record::{ImageRecord, Ownership};
 use oci_spec::image::ImageConfiguration;
 
 use super::annotations;
-use crate::user::{UserError, UserSpec};
 
 /// The part of an image that a configuration is made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,8 +18,8 @@ pub struct Image {
     pub env: Vec<String>,
     /// Absolute working directory.
     pub cwd: String,
-    /// Who the process runs as.
-    pub user: UserSpec,
+    /// Who the process runs as, `USER[:GROUP]` as the image has it; empty for root.
+    pub user: String,
     /// Annotations for the configuration.
     pub annotations: HashMap<String, String>,
     /// How the root filesystem's owners were stored.
@@ -35,9 +34,6 @@ pub enum ImageError {
     /// Not of image-spec's form.
     #[error("the image's config is malformed")]
     Malformed(#[source] serde_json::Error),
-    /// Its user is none.
-    #[error("the image's user cannot be used")]
-    User(#[source] UserError),
 }
 
 impl Image {
@@ -48,13 +44,12 @@ impl Image {
         let config = image.config().clone().unwrap_or_default();
         let mut notes = Vec::new();
         let annotations = annotations::convert(&image, &mut notes);
-        let user = config.user().as_deref().unwrap_or_default();
         Ok(Self {
             entrypoint: config.entrypoint().clone().unwrap_or_default(),
             cmd: config.cmd().clone().unwrap_or_default(),
             env: environment(config.env().clone().unwrap_or_default(), &mut notes),
             cwd: absolute(config.working_dir().as_deref().unwrap_or_default()),
-            user: user.parse().map_err(ImageError::User)?,
+            user: config.user().clone().unwrap_or_default(),
             annotations,
             ownership: record.ownership,
             notes,

@@ -29,11 +29,11 @@ pub mod volume;
 use std::path::Path;
 
 use ctsys::idmap::{IdMaps, IdRange, MapWriter};
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Root, Spec, User};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Root, Spec};
 
 use crate::caller::Caller;
 use crate::spec;
-use crate::user::{Accounts, UserError};
+use crate::user::{Accounts, UserError, UserSpec};
 use image::Image;
 
 /// Where commands are looked for when the image does not say: docker's and runc's default.
@@ -56,6 +56,8 @@ pub struct Inputs<'a> {
     pub maps: &'a IdMaps,
     /// The accounts of the root filesystem.
     pub accounts: &'a Accounts,
+    /// Who the process runs as: what the image says, unless the caller says otherwise.
+    pub user: &'a UserSpec,
     /// `root.path`: relative to the bundle, or absolute.
     pub root_path: &'a Path,
     /// The host name inside.
@@ -135,11 +137,6 @@ pub fn maps_of(spec: &Spec, caller: &Caller, helpers: Option<MapWriter>) -> Opti
         helpers?
     };
     Some(IdMaps { uids, gids, writer })
-}
-
-/// The user that `text` (USER[:GROUP]) means in the root filesystem at `rootfs`.
-pub fn user_of(text: &str, rootfs: &Path) -> Result<User, UserError> {
-    Ok(process::user(&Accounts::read(rootfs).resolve(&text.parse()?)?))
 }
 
 /// Whether the map holds `id` as seen from inside.

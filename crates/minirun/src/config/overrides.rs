@@ -85,7 +85,8 @@ pub fn apply(
     Ok(())
 }
 
-fn change_process(
+/// The part of [`apply`] that concerns the process.
+pub(crate) fn change_process(
     process: &mut Process,
     overrides: &Overrides,
     context: &Context<'_>,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
 
 use super::{DEFAULT_COMMAND, DEFAULT_PATH, DEFAULT_TERM, Inputs, settable_gids};
-use crate::user::{Ids, UserError, UserSpec};
+use crate::user::{Ids, UserError};
 
 /// What docker gives to root inside a container.
 const DOCKER_CAPABILITIES: [Capability; 14] = [
@@ -26,8 +26,7 @@ const DOCKER_CAPABILITIES: [Capability; 14] = [
 ];
 
 pub(super) fn generate(inputs: &Inputs<'_>) -> Result<Process, UserError> {
-    let root = UserSpec::root();
-    let ids = inputs.accounts.resolve(inputs.image.map_or(&root, |image| &image.user))?;
+    let ids = inputs.accounts.resolve(inputs.user)?;
     let args = inputs.image.map_or_else(|| vec![DEFAULT_COMMAND.into()], |image| image.args());
     let cwd = inputs.image.map_or_else(|| "/".into(), |image| image.cwd.clone());
     let mut env = inputs.image.map(|image| image.env.clone()).unwrap_or_default();

@@ -93,7 +93,7 @@ pub enum Error {
     #[error("cannot tell the current directory")]
     CurrentDir(#[source] std::io::Error),
     /// Neither image nor flags say what to run.
-    #[error("no command: the image names none")]
+    #[error("no command: neither the image nor the configuration names one")]
     NoCommand,
     /// A word that no program can be given.
     #[error("a NUL byte in {word:?}")]
@@ -145,10 +145,7 @@ impl Explain for Error {
                 "remove {} to have it generated, or map the own id only", bundle::CONFIG_FILE
             ),
             Self::Record(_) | Self::Image(_) => "pull the image again with `ocipull --force`".into(),
-            Self::User(UserError::Unknown { .. } | UserError::Damaged { .. } | UserError::Unreadable { .. }) => {
-                "give numbers instead: -u UID:GID".into()
-            }
-            Self::User(_) => "-u takes a name or number, or both user and group: www-data, 1000, 1000:1000".into(),
+            Self::User(error) => return error.hint(),
             Self::Volume(VolumeError::Named(text)) => {
                 format!("for a directory here write ./{text}")
             }
@@ -157,7 +154,7 @@ impl Explain for Error {
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),
             Self::NoCommand => "give one after `--`, as in: minirun -- /bin/sh".into(),
-            Self::Unmapped { .. } => "run as root inside with -u 0, or have ids granted in /etc/subuid and /etc/subgid and pull again".into(),
+            Self::Unmapped { .. } => "run as root inside with -u 0, or have subordinate ids granted in /etc/subuid and /etc/subgid and pull again".into(),
             Self::NoSubordinate { .. } => {
                 "install newuidmap and have a range granted in /etc/subuid and /etc/subgid, or pull again".into()
             }

@@ -1,6 +1,7 @@
 //! Bundles and callers for the tests that drive the real binary.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
