@@ -42,7 +42,7 @@ pub struct IdMaps {
 /// Who may write a namespace's maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MapWriter {
-    /// Any process outside, directly: one id each, and setgroups(2) denied first.
+    /// A process outside, directly, with setgroups(2) denied first: without privilege one id each.
     Direct,
     /// A process with CAP_SETUID and CAP_SETGID outside, directly: any ids.
     Privileged,
@@ -62,10 +62,20 @@ impl IdMaps {
         Self { uids: one(uid), gids: one(gid), writer: MapWriter::Direct }
     }
 
-    /// Every id as itself: for root, whose trees have the image's owners.
+    /// Every id that the caller's own user namespace has, as itself: for root, whose trees have the
+    /// image's owners. On the host that is all of them; in a container, what it was given.
     pub fn identity() -> Self {
-        let all = vec![IdRange { inside: 0, outside: 0, count: u32::MAX }];
-        Self { uids: all.clone(), gids: all, writer: MapWriter::Privileged }
+        let all = || vec![IdRange { inside: 0, outside: 0, count: u32::MAX }];
+        // Without a /proc to say otherwise, root is taken for the host's.
+        let mut own = of_process(std::process::id().cast_signed()).unwrap_or_else(|_| Self {
+            uids: all(),
+            gids: all(),
+            writer: MapWriter::Privileged,
+        });
+        for range in own.uids.iter_mut().chain(&mut own.gids) {
+            range.outside = range.inside;
+        }
+        own
     }
 
     /// The caller's own ids as 0 and the subordinate ones from 1 on; `None` when no range is
@@ -267,6 +277,12 @@ mod tests {
     fn the_own_id_comes_first() {
         let map = lay_out(1000, &[(100_000, 65_536), (300_000, 10)]);
         assert_eq!(map_text(&map), "0 1000 1\n1 100000 65536\n65537 300000 10\n");
+    }
+
+    #[test]
+    fn the_kernels_map_is_read() {
+        let text = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(map_text(&parse_map(text)), "0 1000 1\n1 100000 65536\n");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use oci_spec::runtime::{self, Spec};
 use crate::command;
 use crate::config::overrides::{self, Overrides};
 use crate::handshake::{self, Failure, Message, Step};
+use crate::init;
 use crate::lifecycle::{self, LifecycleError};
 use crate::monitor;
 use crate::plan::{Plan, PlanError, Process};
@@ -242,7 +243,7 @@ fn join(
     let keep = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), socket.as_fd(), main.as_fd()];
     isolate::close_all_but(&keep).step(|| "cannot close descriptors".into())?;
     ns::join(main, kinds).step(|| "cannot join the container's namespaces".into())?;
-    isolate::join_new_keyring().step(|| "cannot make a new keyring".into())?;
+    init::new_keyring()?;
     if !process.terminal {
         return Ok(None);
     }

@@ -56,7 +56,7 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     become_root(plan)?;
     nix::unistd::setsid().call("setsid", String::new).step(|| "cannot start a session".into())?;
     umask(Mode::empty());
-    isolate::join_new_keyring().step(|| "cannot make a new keyring".into())?;
+    new_keyring()?;
     command::adjust_oom_score(&plan.process)?;
     // 4. Names and network.
     set_names(plan)?;
@@ -142,6 +142,13 @@ fn become_root(plan: &Plan) -> Result<(), Failure> {
         die_with_parent()?;
     }
     Ok(())
+}
+
+/// Shared with `exec`: neither may see the keys of the caller's session.
+pub(crate) fn new_keyring() -> Result<(), Failure> {
+    isolate::join_new_keyring()
+        .step(|| "cannot make a new keyring".into())
+        .map_err(|f| f.hint("the caller's quota of keys may be used up; as root, raise kernel.keys.maxkeys (sysctl)"))
 }
 
 fn set_names(plan: &Plan) -> Result<(), Failure> {

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ctsys::SysError;
@@ -66,13 +66,13 @@ impl Record {
         let path = self.dir.join(CONFIG_FILE);
         let text = serde_json::to_vec_pretty(spec)
             .map_err(|e| StateError::Damaged { path: path.clone(), reason: e.to_string() })?;
-        let mut file = private_file(&path)?;
+        let mut file = new_file(&path)?;
         Ok(file.write_all(&text).call("write", || format!("{path:?}"))?)
     }
 
     /// The file that takes what a container in the background writes.
-    pub(crate) fn log(&self) -> Result<File, StateError> {
-        private_file(&self.dir.join(LOG_FILE))
+    pub(crate) fn log(&self) -> Result<File, SysError> {
+        new_file(&self.dir.join(LOG_FILE))
     }
 
     /// The user's program runs.
@@ -114,9 +114,12 @@ fn own((key, value): (&String, &String)) -> (String, String) {
     (key.clone(), value.clone())
 }
 
-fn private_file(path: &std::path::Path) -> Result<File, StateError> {
-    let options = File::options().create(true).append(true).mode(0o600).open(path);
-    Ok(options.map_err(|e| SysError::from_io("open", format!("{path:?}"), &e))?)
+/// An empty file that only its owner may read. Writers append: the container's two streams share
+/// the log. What a creation that was cut off has left of that name goes.
+fn new_file(path: &Path) -> Result<File, SysError> {
+    let _ = std::fs::remove_file(path);
+    let opened = File::options().create_new(true).append(true).mode(0o600).open(path);
+    opened.call("open", || format!("{path:?}, O_CREAT"))
 }
 
 /// RFC 3339 in UTC with nanoseconds, as runc writes it.

@@ -294,7 +294,7 @@ fn monitor_main(
     setsid().call("setsid", String::new).map_err(outside("start a session"))?;
     chdir("/").call("chdir", || "\"/\"".into()).map_err(outside("leave the directory"))?;
     let mut record = Record::reserve(states, launch)?;
-    let log = record.log().map_err(RunError::State)?;
+    let log = record.log().map_err(outside("open the container's log"))?;
     let null = File::options()
         .read(true)
         .write(true)

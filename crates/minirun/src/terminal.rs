@@ -14,8 +14,9 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 /// Bytes taken at once: what a pipe takes whole when it says that it takes something (PIPE_BUF).
 const CHUNK_BYTES: usize = 4096;
 
-/// What a terminal sends for the end of input (VEOF as it is by default, Ctrl-D).
-const END_OF_INPUT: u8 = 4;
+/// What a terminal sends for the end of input (VEOF as it is by default, Ctrl-D): the first ends a
+/// line that has no end, the second is read as the end of the file.
+const END_OF_INPUT: [u8; 2] = [4, 4];
 
 /// Carries bytes between a container's terminal and the caller's standard streams.
 pub(crate) struct Relay {
@@ -26,6 +27,9 @@ pub(crate) struct Relay {
     to_master: Vec<u8>,
     to_output: Vec<u8>,
     master_open: bool,
+    /// Held open: the master of a pty whose slave nobody has open reports an end, though a process
+    /// inside may open `/dev/console` later.
+    _slave: OwnedFd,
     _raw: Option<RawMode>,
 }
 
@@ -53,6 +57,7 @@ impl Relay {
     ) -> Result<Self> {
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
             .call("fcntl", || "pty master, F_SETFL, O_NONBLOCK".into())?;
+        let slave = tty::open_slave(&master)?;
         Ok(Self {
             master: master.into(),
             input,
@@ -60,6 +65,7 @@ impl Relay {
             to_master: Vec::new(),
             to_output: Vec::new(),
             master_open: true,
+            _slave: slave,
             _raw: raw,
         })
     }
@@ -123,7 +129,7 @@ impl Relay {
         match input.read(&mut buffer) {
             Ok(0) => {
                 // A terminal has no other way to tell the program inside.
-                self.to_master.push(END_OF_INPUT);
+                self.to_master.extend(END_OF_INPUT);
                 self.input = None;
             }
             Ok(length) => self.to_master.extend(buffer.iter().take(length)),
@@ -145,8 +151,7 @@ impl Relay {
         let mut buffer = [0; CHUNK_BYTES];
         match self.master.read(&mut buffer) {
             Err(e) if is_transient(&e) => false,
-            // EIO: no process has the slave open. It may be the last one, or one before the next
-            // opens /dev/console; the container's end is told by its init, so this only pauses.
+            // EIO: the terminal was hung up, as when the leader of its session has ended.
             Ok(0) | Err(_) => {
                 self.master_open = false;
                 false

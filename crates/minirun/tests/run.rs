@@ -44,12 +44,17 @@ fn the_file_tree_is_the_configured_one() {
         assert!(mount("/dev/pts").starts_with("devpts rw,nosuid,noexec,relatime,mode=620"));
         assert!(mount("/dev/shm").starts_with("tmpfs rw,nosuid,nodev,noexec,relatime,size=65536k"));
         assert_eq!(mount("/dev/mqueue"), "mqueue rw,nosuid,nodev,noexec,relatime");
-        assert_eq!(mount("/proc/sys"), "proc ro,relatime");
+        for readonly in ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"] {
+            // A kernel that lacks one has nothing to protect there.
+            if std::path::Path::new(readonly).exists() {
+                assert_eq!(mount(readonly), "proc ro,relatime", "{readonly}");
+            }
+        }
         let mut targets: Vec<_> = text.lines().filter_map(|l| l.split(' ').nth(1)).collect();
         targets.retain(|t| !["/proc", "/sys", "/dev"].iter().any(|top| t.starts_with(top)));
         assert_eq!(targets, ["/"], "nothing else of the host's is left\n{done}");
         let nodes = "for d in null zero full random urandom tty; do stat -c '%n %t:%T' /dev/$d; done; \
-                     readlink /dev/fd /dev/stdin /dev/ptmx; echo lost >/dev/null && head -c3 /dev/zero | wc -c";
+                     for l in fd stdin ptmx; do readlink /dev/$l; done; echo lost >/dev/null && head -c3 /dev/zero | wc -c";
         c.sh(nodes).assert_code(0).assert_stdout(
             "/dev/null 1:3\n/dev/zero 1:5\n/dev/full 1:7\n/dev/random 1:8\n/dev/urandom 1:9\n\
              /dev/tty 5:0\n/proc/self/fd\n/proc/self/fd/0\npts/ptmx\n3\n",
@@ -64,14 +69,14 @@ fn masked_paths_are_empty_and_read_only_ones_cannot_be_written() {
         assert!(host("/proc/keys") + host("/proc/timer_list") > 0, "nothing here to be masked");
         c.configure(|_| {});
         let done = c.sh("cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c; \
-             ls -A /sys/firmware /proc/acpi /proc/scsi 2>/dev/null | grep -v : ; \
-             for f in /made /proc/sys/kernel/hostname /proc/sysrq-trigger /sys/firmware/x; do \
-             echo x 2>&- >$f || echo refused; done 2>&1 | grep -v refused");
+             find /sys/firmware /proc/acpi /proc/scsi -mindepth 1 2>/dev/null | wc -l; \
+             for f in /made /proc/sys/kernel/hostname /sys/firmware/x; do \
+             (: >$f) 2>&1; done");
         let text = done.stdout_text();
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines.first(), Some(&"0"), "{done}");
+        assert_eq!(lines.get(..2), Some(&["0", "0"][..]), "{done}");
         let denied = lines.iter().filter(|l| l.ends_with("Read-only file system")).count();
-        assert_eq!((denied, lines.len()), (4, 5), "{done}");
+        assert_eq!((denied, lines.len()), (3, 5), "{done}");
     }
 }
 
@@ -117,15 +122,20 @@ fn another_user_can_be_run_as_where_ids_allow() {
     let done = c.minirun(&args);
     done.assert_stdout("1000\n1000\n1000\n").assert_code(1);
     let done = Container::single().minirun(&["--rootless", "-u", "1000", "--", "true"]);
-    assert_refused(&done, 125, "user 1000", "subordinate ids");
+    assert_refused(&done, 125, "user 1000 is not mapped", "/etc/subuid");
 }
 
 #[test]
 fn nothing_of_the_launchers_is_open_in_the_container() {
     let c = Container::single();
     let mut command = Command::new("sh");
-    let inner =
-        c.command(&["--rootless", "--", "sh", "-c", "ls -l /proc/self/fd/; ls -l /proc/$$/fd/"]);
+    let inner = c.command(&[
+        "--rootless",
+        "--",
+        "sh",
+        "-c",
+        "ls -l /proc/self/fd/; ls -l /proc/$$/fd/; true",
+    ]);
     let env = inner.get_envs().filter_map(|(k, v)| Some((k, v?)));
     command.args(["-c", "exec 7</ 9</etc; exec \"$@\"", "sh"]).envs(env);
     command.arg(inner.get_program()).args(inner.get_args()).current_dir(&c.bundle);
@@ -153,7 +163,8 @@ fn every_exit_code_and_every_deadly_signal_comes_out() {
     for code in 0..=255 {
         c.sh(&format!("exit {code}")).assert_code(code);
     }
-    for signal in [1, 2, 3, 6, 9, 11, 13, 14, 15, 34, 64] {
+    // Not SIGQUIT: busybox's shell ignores it.
+    for signal in [1, 2, 6, 9, 11, 13, 14, 15, 34, 64] {
         c.sh(&format!("ulimit -c 0; kill -{signal} $$")).assert_code(128 + signal);
     }
 }

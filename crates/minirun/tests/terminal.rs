@@ -22,6 +22,11 @@ fn on_terminal(c: &Container, script: &str, input: &str) -> Finished {
     Run::new(command).stdin(input).finish()
 }
 
+/// What stood on the terminal, without what script(1) makes of the end of its own input.
+fn shown(done: &Finished) -> String {
+    done.stdout_text().replace('\r', "").replace("^@", "")
+}
+
 #[test]
 fn the_container_has_a_terminal_of_its_own_of_the_callers_size() {
     for c in Container::all() {
@@ -31,7 +36,7 @@ fn the_container_has_a_terminal_of_its_own_of_the_callers_size() {
              code=$?; stty -g >after; cmp before after && exit $code";
         let done = on_terminal(&c, script, "");
         done.assert_code(6);
-        let text = done.stdout_text().replace('\r', "");
+        let text = shown(&done);
         assert!(text.contains("/dev/pts/0\n33 77\n88:0\nx\n"), "as {}\n{done}", c.who.name());
     }
 }
@@ -78,7 +83,7 @@ fn much_output_arrives_whole() {
     let done = on_terminal(&c, script, "");
     done.assert_code(0);
     let want: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
-    let text = done.stdout_text();
+    let text = shown(&done);
     assert!(text.ends_with(&want), "{} bytes, want {}", text.len(), want.len());
 }
 
@@ -93,7 +98,7 @@ fn a_command_in_a_running_container_gets_one_too() {
     );
     let done = on_terminal(&c, &script, "");
     done.assert_code(7);
-    let text = done.stdout_text().replace('\r', "");
+    let text = shown(&done);
     assert!(text.contains("/dev/pts/0\n12 34\n"), "{done}");
     drop(running);
 }

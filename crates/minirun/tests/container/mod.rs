@@ -1,6 +1,7 @@
 //! One bundle, one caller, and what is run with them.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
 
 use std::path::PathBuf;
 use std::process::Command;
