@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use support::{
     PATIENCE, Pfwd, Pod, Who, ask, echo, has_ipv6, patient, read_all, reset, wait_until,
 };
-use testkit::programs::{Run, binary};
+use testkit::programs::{Run, binary, process_runs};
 use testkit::user::TestUser;
 
 /// Longer than the time that peers keep half a connection for.
@@ -295,7 +295,7 @@ fn the_end_of_the_target_ends_pfwd_and_its_connections() {
         let done = pfwd.process.finish();
         done.assert_code(1).assert_stderr(&format!("pfwd: target {target} ended\n"));
         assert_reset(&mut open, "the server's side is held by the test");
-        assert!(!process_exists(helper), "the helper goes with pfwd");
+        assert!(!process_runs(helper), "the helper goes with pfwd");
         let error = TcpStream::connect(address).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
@@ -328,7 +328,7 @@ fn signals_end_it_and_leave_nothing() {
             let helper = pfwd.helper();
             pfwd.process.signal(signal);
             pfwd.process.finish().assert_code(code);
-            assert!(!process_exists(helper), "the helper goes with pfwd");
+            assert!(!process_runs(helper), "the helper goes with pfwd");
             assert_reset(&mut open, "cut short, so not as if all had been said");
         }
         // Even when it cannot say goodbye.
@@ -336,7 +336,7 @@ fn signals_end_it_and_leave_nothing() {
         let helper = pfwd.helper();
         pfwd.process.signal(Signal::KILL);
         pfwd.process.finish();
-        wait_until("the helper dies with pfwd", || !process_exists(helper));
+        wait_until("the helper dies with pfwd", || !process_runs(helper));
     }
 }
 
