@@ -5,7 +5,7 @@ mod container;
 
 use container::{Container, wait_until};
 use rustix::process::Signal;
-use testkit::programs::process_exists;
+use testkit::programs::process_runs;
 
 #[test]
 fn orphans_are_reaped() {
@@ -90,7 +90,7 @@ fn nothing_is_left_when_the_launcher_is_killed() {
         let done = running.finish();
         assert_eq!(done.signal(), Some(9), "{done}");
         assert!(!done.held_open, "a process of the container lives on\n{done}");
-        wait_until("the end of the init", || !process_exists(init));
+        wait_until("the end of the init", || !process_runs(init));
         // What it could not remove itself counts as stopped, and can be removed.
         assert_eq!(c.status(), "stopped");
         c.minirun(&["delete", &c.name]).assert_success();

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use common::read_json;
 use container::{Container, assert_refused, wait_until};
-use testkit::programs::process_exists;
+use testkit::programs::process_runs;
 
 const WAITS: &str = "trap 'echo bye; exit 3' TERM; echo hello; while :; do sleep 0.05; done";
 
@@ -20,7 +20,7 @@ fn a_container_lives_in_the_background_until_it_is_stopped_and_deleted() {
         assert_eq!(state["id"], c.name.as_str());
         assert_eq!(state["bundle"], c.bundle.to_str().unwrap());
         assert_eq!(state["rootfs"], c.bundle.join("rootfs").to_str().unwrap());
-        assert!(process_exists(c.init_pid()));
+        assert!(process_runs(c.init_pid()));
         assert!(state["created"].as_str().unwrap().ends_with('Z'), "{state}");
         assert_eq!(state["owner"], c.who.name());
 
@@ -83,7 +83,7 @@ fn force_kills_and_forgives() {
     let running = c.detach("trap '' TERM; while :; do sleep 0.05; done");
     let init = c.init_pid();
     c.minirun(&["delete", "--force", &c.name]).assert_success();
-    assert!(!process_exists(init) || c.minirun(&["state", &c.name]).code() == Some(1));
+    assert!(!process_runs(init) || c.minirun(&["state", &c.name]).code() == Some(1));
     c.minirun(&["delete", "--force", &c.name]).assert_success();
     let done = c.minirun(&["delete", &c.name]);
     assert_refused(&done, 1, "does not exist", "minirun list");
@@ -111,7 +111,7 @@ fn a_container_whose_monitor_was_killed_is_stopped_and_can_be_deleted() {
     let monitor = read_json(&c.state_dir().join("state.json"))["monitor"]["pid"].as_i64().unwrap();
     let monitor = rustix::process::Pid::from_raw(i32::try_from(monitor).unwrap()).unwrap();
     rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();
-    wait_until("the end of the init", || !process_exists(init));
+    wait_until("the end of the init", || !process_runs(init));
     wait_until("the status", || c.status() == "stopped");
     c.minirun(&["delete", &c.name]).assert_success();
     drop(running);

@@ -227,6 +227,6 @@ pub fn descriptors(pid: i32) -> Vec<PathBuf> {
 }
 
 /// Whether there is a process with this number, be it a zombie.
-pub fn process_exists(pid: i32) -> bool {
+pub fn process_runs(pid: i32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
