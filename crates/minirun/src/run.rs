@@ -6,7 +6,7 @@
 //! ```
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use ctsys::SysError;
@@ -16,7 +16,7 @@ use ctsys::idmap::MapWriter;
 use ctsys::report::{Explain, chain};
 use ctsys::signal::{self, SignalSet};
 use ctsys::state::{StateError, StateRoot};
-use ctsys::{fdpass, tty, wait};
+use ctsys::{fdpass, isolate, tty, wait};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::CloneFlags;
@@ -243,9 +243,9 @@ fn detached(
     notice: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
-    let monitor = clone::spawn(CloneFlags::empty(), || {
-        match monitor_main(launch, plan, states, mask, &theirs) {
-            Ok(()) => 0,
+    let monitor = clone::spawn(CloneFlags::empty(), move || {
+        match monitor_start(launch, plan, states, mask, &theirs) {
+            Ok(running) => running.watch(theirs),
             Err(error) => {
                 let failure = Failure {
                     what: chain(&error),
@@ -253,14 +253,13 @@ fn detached(
                     hint: error.hint(),
                     code: error.exit_code(),
                 };
-                // After the start nobody listens; the record says how the container ended.
+                // A launcher that is gone needs no reason.
                 let _ = handshake::send(&theirs, &Message::Failed(failure), None);
                 125
             }
         }
     })
     .map_err(outside("start the monitor"))?;
-    drop(theirs);
     while let Some((message, _)) =
         handshake::receive(&ours).map_err(outside("hear from the monitor"))?
     {
@@ -278,19 +277,27 @@ fn detached(
     Err(RunError::MonitorDied(code))
 }
 
-/// The process that stays outside of a detached container until its end.
-fn monitor_main(
+/// A detached container whose command runs, as its monitor has it.
+struct Detached {
+    init: Child,
+    record: Record,
+    relay: Option<Relay>,
+}
+
+/// The monitor's part until the command runs.
+fn monitor_start(
     launch: &Launch,
     plan: &Plan,
     states: StateRoot,
     mask: &SignalSet,
     socket: &OwnedFd,
-) -> Result<()> {
+) -> Result<Detached> {
+    // What the caller's shell has open must not stay so for as long as the container runs.
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let keep = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), socket.as_fd()];
+    isolate::close_all_but(&keep).map_err(outside("close descriptors"))?;
     // Until the command runs, the caller's end is this one's: nobody would be told.
-    let die = |signal: Option<Signal>| {
-        prctl::set_pdeathsig(signal).call("prctl", || format!("PR_SET_PDEATHSIG, {signal:?}"))
-    };
-    die(Some(Signal::SIGKILL)).map_err(outside("tie the monitor to its launcher"))?;
+    die_with_parent(Some(Signal::SIGKILL))?;
     setsid().call("setsid", String::new).map_err(outside("start a session"))?;
     chdir("/").call("chdir", || "\"/\"".into()).map_err(outside("leave the directory"))?;
     let mut record = Record::reserve(states, launch)?;
@@ -301,6 +308,7 @@ fn monitor_main(
         .open("/dev/null")
         .call("open", || "\"/dev/null\"".into())
         .map_err(outside("open the null device"))?;
+    // The container inherits these; the monitor itself then writes nowhere.
     redirect(&null, &log).map_err(outside("redirect the standard streams"))?;
     let mut notice = |text: &str| {
         let _ = handshake::send(socket, &Message::Notice(text.into()), None);
@@ -315,11 +323,30 @@ fn monitor_main(
     redirect(&null, &null).map_err(outside("redirect the standard streams"))?;
     let relay = started.master.map(|master| Relay::to_file(master, log)).transpose();
     let relay = relay.map_err(outside("use the terminal"))?;
-    die(None).map_err(outside("untie the monitor from its launcher"))?;
-    handshake::send(socket, &Message::Started, None).map_err(outside("report the start"))?;
-    let code =
-        monitor::wait_for(&started.init.pidfd, relay).map_err(outside("wait for the container"))?;
-    Ok(record.stopped(code)?)
+    die_with_parent(None)?;
+    Ok(Detached { init: started.init, record, relay })
+}
+
+impl Detached {
+    /// The monitor's part from then on: says so on `socket`, waits, records the end. Returns its
+    /// own exit code, which nobody asks for.
+    fn watch(mut self, socket: OwnedFd) -> u8 {
+        let told = handshake::send(&socket, &Message::Started, None);
+        drop(socket);
+        if told.is_err() {
+            // Nobody was told that there is a container: there is to be none.
+            let _ = signal::send(&self.init.pidfd, libc::SIGKILL);
+        }
+        let code = monitor::wait_for(&self.init.pidfd, self.relay).unwrap_or(125);
+        let recorded = if told.is_ok() { self.record.stopped(code) } else { self.record.remove() };
+        u8::from(recorded.is_err())
+    }
+}
+
+fn die_with_parent(signal: Option<Signal>) -> Result<()> {
+    prctl::set_pdeathsig(signal)
+        .call("prctl", || format!("PR_SET_PDEATHSIG, {signal:?}"))
+        .map_err(outside("tie the monitor to its launcher"))
 }
 
 fn redirect(input: &File, output: &File) -> ctsys::error::Result<()> {

@@ -51,6 +51,34 @@ fn a_container_lives_in_the_background_until_it_is_stopped_and_deleted() {
 }
 
 #[test]
+fn nothing_of_the_callers_stays_open_in_the_background() {
+    let c = Container::single();
+    let inner = c.command(&["--rootless", "-d", "--", "sleep", "1000"]);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "exec 7</etc 9</; exec \"$@\"", "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args()).current_dir(&c.bundle);
+    command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let done = testkit::programs::Run::new(command).finish();
+    let running = container::Detached(&c);
+    done.assert_success();
+    assert!(!done.held_open, "the container holds the caller's pipes\n{done}");
+    let record = read_json(&c.state_dir().join("state.json"));
+    for (who, most) in [("monitor", 5), ("init", 0)] {
+        let fds = format!("/proc/{}/fd", record[who]["pid"]);
+        let open: Vec<_> = std::fs::read_dir(&fds)
+            .unwrap()
+            .map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap())
+            .collect();
+        let known = |to: &std::path::PathBuf| {
+            let to = to.to_string_lossy();
+            to == "/dev/null" || to.starts_with("anon_inode:")
+        };
+        assert!(open.len() <= most && open.iter().all(known), "{who}: {open:?}");
+    }
+    drop(running);
+}
+
+#[test]
 fn a_start_that_fails_is_told_by_the_foreground_and_leaves_nothing() {
     let c = Container::single();
     let done = c.minirun(&["--rootless", "-d", "--", "nosuch"]);

@@ -193,28 +193,39 @@ fn a_command_that_cannot_be_run_is_told_apart() {
     }
 }
 
+/// A link in the image that leads out of it leads to its like inside the root: a mount lands there,
+/// or fails when there is no such place; never outside.
 #[test]
 fn the_host_is_the_same_before_and_after() {
-    let c = Container::single();
-    let outside = c.bundle.parent().unwrap().join("outside");
-    std::fs::create_dir(&outside).unwrap();
-    symlink(&outside, c.bundle.join("rootfs/escape")).unwrap();
-    let target = "/escape/made";
-    c.configure(|config| {
-        let tmpfs = serde_json::json!({"destination": target, "type": "tmpfs", "source": "t"});
-        config["mounts"].as_array_mut().unwrap().push(tmpfs);
-    });
-    let inner = c.command(&["--rootless", "--", "sh", "-c", "mount | grep -c made"]);
-    let mut command = Command::new("unshare");
-    let script = "cat /proc/self/mountinfo >before; \"$@\"; code=$?; \
-                  cat /proc/self/mountinfo >after; cmp before after && exit $code";
-    command.args(["-m", "sh", "-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
-    command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?)))).current_dir(&c.bundle);
-    let done = Run::new(command).finish();
-    // The link led to its like inside the root, which is not there: nothing was made outside.
-    let made = std::fs::read_dir(&outside).unwrap().count();
-    assert_eq!(made, 0, "{done}");
-    assert!(done.code() == Some(0) || done.stderr_text().contains("cannot mount"), "{done}");
+    for (is_inside, code) in [(true, 0), (false, 125)] {
+        let c = Container::single();
+        let outside = c.bundle.parent().unwrap().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        symlink(&outside, c.bundle.join("rootfs/escape")).unwrap();
+        if is_inside {
+            let like = outside.strip_prefix("/").unwrap();
+            std::fs::create_dir_all(c.bundle.join("rootfs").join(like)).unwrap();
+            common::give(&c.bundle, &c.who);
+        }
+        c.configure(|config| {
+            let tmpfs = serde_json::json!(
+                {"destination": "/escape/made", "type": "tmpfs", "source": "t"});
+            config["mounts"].as_array_mut().unwrap().push(tmpfs);
+        });
+        let inner = c.command(&["--rootless", "--", "grep", "-q", "/outside/made", "/proc/mounts"]);
+        let mut command = Command::new("unshare");
+        let script = "cat /proc/self/mountinfo >before; \"$@\"; code=$?; \
+                      cat /proc/self/mountinfo >after; cmp before after && exit $code";
+        command.args(["-m", "sh", "-c", script, "sh"]);
+        command.arg(inner.get_program()).args(inner.get_args()).current_dir(&c.bundle);
+        command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        let done = Run::new(command).finish();
+        done.assert_code(code);
+        if code != 0 {
+            assert_refused(&done, 125, "cannot mount on \"/escape/made\"", "");
+        }
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "{done}");
+    }
 }
 
 #[test]

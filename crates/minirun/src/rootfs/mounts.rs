@@ -155,7 +155,11 @@ fn place(root: Root<'_>, path: &Path, tree: &OwnedFd, plain: bool) -> Result<(),
     let what = || format!("cannot mount on {path:?}");
     let is_dir = file_type(&stat(tree).step(what)?) == SFlag::S_IFDIR;
     let kind = if is_dir { Kind::Directory } else { Kind::File };
-    let mut onto = root.open_or_make(path, kind).step(what)?;
+    let mut onto = root.open_or_make(path, kind).step(what).map_err(|failure| {
+        failure.hint(format!(
+            "the root filesystem has no such place and it cannot be made there (a file or a dangling link in the way, or no right to write): make {path:?} in the root filesystem, or mount elsewhere"
+        ))
+    })?;
     if plain {
         onto = root.open_plain(path).step(what).map_err(|failure| {
             if failure.errno == Errno::ELOOP as i32 {
