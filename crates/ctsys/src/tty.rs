@@ -50,6 +50,12 @@ pub fn window_size(terminal: impl AsFd) -> Result<WindowSize> {
     Ok(WindowSize { rows: size.ws_row, columns: size.ws_col })
 }
 
+/// The size of the window that the caller sits at, by its standard input or output.
+pub fn callers_window_size() -> Option<WindowSize> {
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    window_size(&stdin).or_else(|_| window_size(&stdout)).ok()
+}
+
 /// Sets the window's size; the foreground processes get a SIGWINCH if it changes.
 pub fn set_window_size(terminal: impl AsFd, size: WindowSize) -> Result<()> {
     let fd = terminal.as_fd().as_raw_fd();

@@ -34,7 +34,7 @@ use crate::monitor;
 use crate::plan::{Plan, PlanError, Process};
 use crate::record::CONFIG_FILE;
 use crate::rootfs::open_pty;
-use crate::terminal::{Relay, callers_size};
+use crate::terminal::Relay;
 use crate::user::{Accounts, UserError, UserSpec};
 
 /// A kept configuration larger than this is not one of ours; engines' are some tens of kilobytes.
@@ -252,7 +252,7 @@ fn join(
         .call("open", || "\"/dev/pts\"".into())
         .step(|| "cannot open a terminal in the container".into())
         .map_err(|f| f.hint("the container has no /dev/pts: run it without a terminal"))?;
-    let (master, slave) = open_pty(pts, process.uid)?;
+    let (master, slave) = open_pty(pts, process.uid, tty::callers_window_size())?;
     handshake::send(socket, &Message::Terminal, Some(master.as_fd()))
         .step(|| "cannot pass the terminal out".into())?;
     Ok(Some(slave))
@@ -267,9 +267,6 @@ fn wait_for_start(socket: &OwnedFd) -> Result<Option<Relay>> {
         match (message, fd) {
             (Message::Failed(failure), _) => return Err(ExecError::Inside(failure)),
             (Message::Terminal, Some(fd)) => {
-                if let Some(size) = callers_size() {
-                    tty::set_window_size(&fd, size).map_err(outside("size the terminal"))?;
-                }
                 relay = Some(Relay::interactive(fd).map_err(outside("use the terminal"))?);
             }
             _ => {}

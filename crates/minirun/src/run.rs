@@ -16,7 +16,7 @@ use ctsys::idmap::MapWriter;
 use ctsys::report::{Explain, chain};
 use ctsys::signal::{self, SignalSet};
 use ctsys::state::{StateError, StateRoot};
-use ctsys::{fdpass, isolate, tty, wait};
+use ctsys::{fdpass, isolate, wait};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::CloneFlags;
@@ -30,7 +30,7 @@ use crate::launch::Launch;
 use crate::monitor;
 use crate::plan::{Plan, PlanError};
 use crate::record::Record;
-use crate::terminal::{Relay, callers_size};
+use crate::terminal::Relay;
 
 mod refusal;
 
@@ -175,7 +175,7 @@ fn start(
     let init = clone::spawn(plan.namespaces, || init::run(plan, &theirs, mask))
         .map_err(RunError::Namespaces)?;
     drop(theirs);
-    let result = set_up(launch, plan, record, &init, &ours, notice);
+    let result = set_up(launch, record, &init, &ours, notice);
     drop(ours);
     match result {
         Ok(master) => Ok(Started { init, master }),
@@ -194,7 +194,6 @@ fn start(
 /// without a word.
 fn set_up(
     launch: &Launch,
-    plan: &Plan,
     record: &mut Record,
     init: &Child,
     socket: &OwnedFd,
@@ -218,9 +217,6 @@ fn set_up(
             (Message::Notice(text), _) => notice(&text),
             (Message::Failed(failure), _) => return Err(Some(RunError::Inside(failure))),
             (Message::Terminal, Some(fd)) => {
-                if let Some(size) = callers_size().or(plan.process.console_size) {
-                    tty::set_window_size(&fd, size).map_err(outside("size the terminal"))?;
-                }
                 master = Some(fd);
             }
             (Message::Main, Some(fd)) => {

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ctsys::error::{Context, Result};
-use ctsys::tty::{self, WindowSize};
+use ctsys::tty;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
@@ -41,7 +41,10 @@ impl Relay {
         let raw = if stdin.is_terminal() { Some(RawMode::enter(stdin.as_fd())?) } else { None };
         let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().call("dup", String::new);
         let input = Some(File::from(copy(stdin.as_fd())?));
-        Self::new(master, input, File::from(copy(stdout.as_fd())?), raw)
+        let relay = Self::new(master, input, File::from(copy(stdout.as_fd())?), raw)?;
+        // The window may have changed since the container took its size.
+        relay.resize();
+        Ok(relay)
     }
 
     /// From `master` into a file, without input.
@@ -72,7 +75,7 @@ impl Relay {
 
     /// The caller's terminal changed its size: the container's follows.
     pub(crate) fn resize(&self) {
-        if let Some(size) = callers_size() {
+        if let Some(size) = tty::callers_window_size() {
             // A terminal whose other side is gone needs no size.
             let _ = tty::set_window_size(&self.master, size);
         }
@@ -177,12 +180,6 @@ impl Relay {
             }
         }
     }
-}
-
-/// The size of the window that the caller sits at.
-pub(crate) fn callers_size() -> Option<WindowSize> {
-    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
-    tty::window_size(&stdin).or_else(|_| tty::window_size(&stdout)).ok()
 }
 
 /// A terminal in raw mode; as it was before, once this is dropped.

@@ -34,8 +34,8 @@ fn the_file_tree_is_the_configured_one() {
         done.assert_code(0);
         let text = done.stdout_text();
         let mount = |target: &str| {
-            let all = text.lines().map(|l| l.split(' ').collect::<Vec<_>>());
-            let found = all.filter(|f| f.get(1) == Some(&target)).next_back();
+            let mut all = text.lines().map(|l| l.split(' ').collect::<Vec<_>>());
+            let found = all.rfind(|f| f.get(1) == Some(&target));
             found.unwrap_or_else(|| panic!("no mount on {target}\n{done}"))[2..4].join(" ")
         };
         assert!(mount("/").contains(" ro,"), "{done}");

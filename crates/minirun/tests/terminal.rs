@@ -46,16 +46,14 @@ fn keys_reach_the_container_and_interrupt_its_command() {
     let c = Container::single();
     let script = "MINIRUN --rootless -t -- sh -c 'read line; echo got $line; \
          trap \"echo interrupted; exit 4\" INT; echo ready; while :; do sleep 0.05; done'";
-    let inner = format!(
-        "(echo word; while ! grep -q ready seen; do sleep 0.05; done; printf '\\003'; sleep 5) | script -qefc \"$0\" /dev/null >seen; code=$?; cat seen; exit $code"
-    );
+    let inner = "(echo word; while ! grep -q ready seen; do sleep 0.05; done; printf '\\003'; sleep 5) | script -qefc \"$0\" /dev/null >seen; code=$?; cat seen; exit $code";
     let program = c.command(&[]);
     let words: Vec<_> = std::iter::once(program.get_program())
         .chain(program.get_args())
         .map(|w| w.to_string_lossy().into_owned())
         .collect();
     let mut command = Command::new("sh");
-    command.args(["-c", &inner, &script.replace("MINIRUN", &words.join(" "))]);
+    command.args(["-c", inner, &script.replace("MINIRUN", &words.join(" "))]);
     command.envs(program.get_envs().filter_map(|(k, v)| Some((k, v?)))).current_dir(&c.bundle);
     command.env("SHELL", "/bin/sh");
     std::fs::write(c.bundle.join("seen"), "").unwrap();

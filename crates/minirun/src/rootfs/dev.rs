@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ctsys::error::Context;
 use ctsys::mount::{attach, clone_tree};
-use ctsys::tty;
+use ctsys::tty::{self, WindowSize};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag};
@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid, fchown, symlinkat};
 
 use super::target::{Kind, Root, is_device, make_file, stat};
 use crate::handshake::{Failure, Step};
-use crate::plan::Device;
+use crate::plan::{Device, Process};
 
 /// Name, major and minor number of what every container has (runtime-spec, config-linux.md,
 /// "Default Devices").
@@ -89,18 +89,27 @@ pub(super) fn host_device(
 }
 
 /// A terminal in the container's own devpts: (master, slave), the slave also `/dev/console`.
-pub(super) fn open_terminal(root: Root<'_>, uid: u32) -> Result<(OwnedFd, OwnedFd), Failure> {
+pub(super) fn open_terminal(
+    root: Root<'_>,
+    process: &Process,
+) -> Result<(OwnedFd, OwnedFd), Failure> {
     let what = || "cannot open a terminal in the container".to_owned();
     let pts = root.open_plain(Path::new("/dev/pts")).step(what)?;
-    let (master, slave) = open_pty(&pts, uid)?;
+    // Set before the program can ask: the caller's window, which nobody has in the background.
+    let size = tty::callers_window_size().or(process.console_size);
+    let (master, slave) = open_pty(&pts, process.uid, size)?;
     let tree = clone_tree(Some(slave.as_fd()), Path::new(""), false).step(what)?;
     let console = root.open_or_make(Path::new("/dev/console"), Kind::File).step(what)?;
     attach(&tree, &console).step(what)?;
     Ok((master, slave))
 }
 
-/// A new terminal of the devpts at `pts`: (master, slave), owned by `uid`.
-pub(crate) fn open_pty(pts: impl AsFd, uid: u32) -> Result<(OwnedFd, OwnedFd), Failure> {
+/// A new terminal of the devpts at `pts`, owned by `uid`: (master, slave).
+pub(crate) fn open_pty(
+    pts: impl AsFd,
+    uid: u32,
+    size: Option<WindowSize>,
+) -> Result<(OwnedFd, OwnedFd), Failure> {
     let what = || "cannot open a terminal in the container".to_owned();
     let kind = fstatfs(&pts).call("fstatfs", || "/dev/pts".into()).step(what)?.filesystem_type();
     if kind != DEVPTS_SUPER_MAGIC {
@@ -113,6 +122,9 @@ pub(crate) fn open_pty(pts: impl AsFd, uid: u32) -> Result<(OwnedFd, OwnedFd), F
     let master = master.step(what)?;
     if !is_device(&stat(&master).step(what)?, SFlag::S_IFCHR, 5, 2) {
         return Err(Failure::new("cannot open a terminal: /dev/pts/ptmx is no terminal device"));
+    }
+    if let Some(size) = size {
+        tty::set_window_size(&master, size).step(what)?;
     }
     let slave = tty::open_slave(&master).step(what)?;
     fchown(&slave, Some(Uid::from_raw(uid)), None::<Gid>)

@@ -51,7 +51,7 @@ pub fn set_up(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Term
         dev::fill(root, &plan.devices)?;
     }
     let terminal = if plan.process.terminal {
-        let (master, slave) = dev::open_terminal(root, plan.process.uid)?;
+        let (master, slave) = dev::open_terminal(root, &plan.process)?;
         Some(Terminal { master, slave })
     } else {
         None
