@@ -1,9 +1,29 @@
 //! Write a rootless OCI runtime config and run the container.
 //!
 //! ```text
-//! cli -> prepare ----------------> launch | plan -> handshake -> rootfs -> command -> reap -> init
-//!        | caller  user  spec  json       | record -> terminal -> monitor -> run     (outside)
-//!        | config  bundle  naming         | lifecycle, exec   (a container that exists)
+//! json          configurations as runc's encoder writes them
+//! spec          what `runc spec` writes, rootless or not; pure
+//! caller        who calls, and from where
+//! user          a user by name or number -> ids, by the root filesystem's own passwd and group
+//! config        image record + flags -> configuration; pure
+//! bundle        config.json: read, sealed as generated, written
+//! spec_file     `minirun spec`
+//! naming        what a container is called
+//! launch        one run, fully decided
+//! prepare       flags, bundle and record -> launch
+//! cli           what was typed -> what it means
+//! plan          configuration -> checked plan; pure
+//! handshake     typed messages between outside and inside
+//! rootfs        mounts by descriptor, /dev, masks, pivot_root      (inside)
+//! command       the last steps before the user's program           (inside)
+//! reap          the PID 1 loop                                     (inside)
+//! init          numbered steps from birth to that loop             (inside)
+//! record        the state directory's entry                        (outside)
+//! terminal      the relay between the caller's terminal and the container's
+//! monitor       waits, forwards signals
+//! run           clone3, id maps, handshake, wait
+//! lifecycle     list, state, kill, delete
+//! exec          one more process in a container
 //! ```
 
 pub mod bundle;

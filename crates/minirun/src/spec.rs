@@ -15,6 +15,9 @@ use oci_spec::runtime::{
 /// that every runtime since accepts.
 const OCI_VERSION: &str = "1.0.2-dev";
 
+/// Where commands are looked for when the image does not say: docker's and runc's default.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What `runc spec` writes. `cgroup2` says that the host has the unified hierarchy only.
 pub fn example(cgroup2: bool) -> Spec {
     let mut root = Root::default();
@@ -106,7 +109,7 @@ fn process() -> Process {
         .set_terminal(Some(true))
         .set_user(User::default())
         .set_args(Some(vec!["sh".into()]))
-        .set_env(Some(vec![format!("PATH={}", crate::config::DEFAULT_PATH), "TERM=xterm".into()]))
+        .set_env(Some(vec![format!("PATH={}", DEFAULT_PATH), "TERM=xterm".into()]))
         .set_cwd("/".into())
         .set_capabilities(Some(capabilities))
         .set_rlimits(Some(vec![nofile]))

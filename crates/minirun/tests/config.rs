@@ -142,7 +142,7 @@ fn the_environment_is_the_images_and_only_what_it_lacks_is_added() {
         let spec = generate(Some(&image), &caller(1000, false), &subordinate(), terminal).unwrap();
         (spec.process().as_ref().unwrap().env().clone().unwrap(), image.notes)
     };
-    let path = format!("PATH={}", config::DEFAULT_PATH);
+    let path = format!("PATH={}", minirun::spec::DEFAULT_PATH);
     assert_eq!(env(Value::Null, false).0, [&path, "HOME=/srv/home"]);
     assert_eq!(env(json!(["A=b"]), true).0, ["A=b", &path, "HOME=/srv/home", "TERM=xterm"]);
     let own = ["PATH=", "HOME=/h", "TERM=dumb"];

@@ -2,21 +2,18 @@
 //!
 //! ```text
 //! spec      [[BIND:]LOCAL:]REMOTE -> Forward; pure
-//!   |
+//! cli       what was typed -> what it means
 //! target    a name -> a process, by its pidfd, and its network
-//!   |
-//! netns     the helper that has joined that network and hands out sockets -> pool, a stock of them
-//!   |
-//! listen    every listener bound, or none; owner names who has a busy port
-//!   |
+//! netns     the helper that has joined that network and hands out sockets
+//! pool      a stock of them
+//! owner     who has a busy port
+//! listen    every listener bound, or none
 //! dial      a socket of the pool, connected to 127.0.0.1 or ::1 in the target
-//!   |
-//! relay     two half-copies; FIN and RST passed on; bulk by pipe
-//!   |
+//! pipe      pipes to splice through, leased while they hold data
+//! relay     two half-copies; FIN and RST passed on
+//! notice    what is worth a line to the program; the library prints nothing
 //! serve     the event loops: accept, dial, relay; the target's end, signals
 //! ```
-//!
-//! `notice` carries what is worth a line to the program; the library prints nothing.
 
 pub mod cli;
 pub mod dial;

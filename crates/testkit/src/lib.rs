@@ -19,6 +19,7 @@ pub mod images;
 pub mod layers;
 pub mod programs;
 pub mod registry;
+pub mod shape;
 pub mod tree;
 pub mod user;
 

@@ -36,8 +36,6 @@ use crate::spec;
 use crate::user::{Accounts, UserError, UserSpec};
 use image::Image;
 
-/// Where commands are looked for when the image does not say: docker's and runc's default.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The terminal type when nobody says: docker's and runc's default.
 const DEFAULT_TERM: &str = "TERM=xterm";
 /// The command of a root filesystem that came without an image record.

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
 
-use super::{DEFAULT_COMMAND, DEFAULT_PATH, DEFAULT_TERM, Inputs, settable_gids};
+use super::{DEFAULT_COMMAND, DEFAULT_TERM, Inputs, settable_gids};
+use crate::spec::DEFAULT_PATH;
 use crate::user::{Ids, UserError};
 
 /// What docker gives to root inside a container.
