@@ -31,8 +31,9 @@ fn runtimes_run_it(image: impl Fn(&As) -> Option<serde_json::Value>, want: impl 
             let before = std::fs::read_to_string(bundle.join("config.json"))
                 .unwrap_or_else(|e| panic!("{case}: {e}"));
             let state = bundle.join("state");
-            let id =
-                format!("minirun-test-{}-{runtime}-{unified}-{}", std::process::id(), who.name());
+            // Unique beyond the state directory: root's crun names a cgroup by it, and kills
+            // whatever is in there at the end.
+            let id = common::unique("minirun-peers");
             let args = ["--root", state.to_str().unwrap(), "run", &id];
             let done = who.run_on(unified, &bundle, Path::new(runtime), &args);
             assert_eq!(done.code(), Some(7), "{case}\n{before}\n{}", done.stderr_text());
