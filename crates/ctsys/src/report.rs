@@ -37,6 +37,36 @@ pub fn render(program: &str, error: &dyn Explain) -> String {
     text
 }
 
+/// A command line that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Usage {
+    message: String,
+    program: &'static str,
+    exit_code: u8,
+}
+
+impl Usage {
+    /// From what a parser of command lines says over several lines: the first paragraph is the
+    /// cause, the rest repeats the help.
+    pub fn new(program: &'static str, said: &str, exit_code: u8) -> Self {
+        let cause = said.split("\n\n").next().unwrap_or(said);
+        let cause = cause.strip_prefix("error: ").unwrap_or(cause);
+        let message = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { message, program, exit_code }
+    }
+}
+
+impl Explain for Usage {
+    fn hint(&self) -> Option<String> {
+        Some(format!("see {} --help", self.program))
+    }
+
+    fn exit_code(&self) -> u8 {
+        self.exit_code
+    }
+}
+
 /// The messages of `error` and its sources, joined by `: `.
 ///
 /// A source whose text its parent already ends with (transparent wrappers) is not said twice.
@@ -98,6 +128,16 @@ mod tests {
         assert_eq!(
             render("ocipull", &error),
             "ocipull: cannot pull: no route\nhint: check the name\n"
+        );
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        let said = "error: the following required arguments were not provided:\n  <IMAGE>\n  <DEST>\n\nUsage: x\n";
+        let text = render("ocipull", &Usage::new("ocipull", said, 2));
+        assert_eq!(
+            text,
+            "ocipull: the following required arguments were not provided: <IMAGE> <DEST>\nhint: see ocipull --help\n"
         );
     }
 

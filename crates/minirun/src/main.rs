@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use ctsys::report::{Explain, escape, report};
+use ctsys::report::{Explain, Usage, escape, report};
 use minirun::caller::Caller;
 use minirun::cli::{Cli, Command, ExecArgs, ListArgs, ListFormat, RunArgs, SpecArgs};
 use minirun::exec::ExecOptions;
@@ -28,7 +28,9 @@ fn main() -> ExitCode {
         Some(Command::Kill { container, signal }) => finish(lifecycle::kill(&container, &signal)),
         Some(Command::Delete { container, force }) => finish(lifecycle::delete(&container, force)),
         Some(Command::Exec(args)) => exec(args),
-        Some(Command::Init { .. }) => report(PROGRAM, &Misuse::reserved("init", 1)),
+        Some(Command::Init { .. }) => {
+            report(PROGRAM, &Usage::new(PROGRAM, "init is reserved: ./init is the directory", 1))
+        }
     }
 }
 
@@ -114,42 +116,14 @@ fn notice(text: &str) {
     let _ = writeln!(std::io::stderr(), "{PROGRAM}: note: {}", escape(text));
 }
 
-/// A command line that cannot be understood.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-struct Misuse {
-    message: String,
-    exit_code: u8,
-}
-
-impl Misuse {
-    fn reserved(name: &str, exit_code: u8) -> Self {
-        Self { message: format!("{name} is reserved: ./{name} is the directory"), exit_code }
-    }
-}
-
-impl Explain for Misuse {
-    fn hint(&self) -> Option<String> {
-        Some("see minirun --help".into())
-    }
-
-    fn exit_code(&self) -> u8 {
-        self.exit_code
-    }
-}
-
 /// Help and version, which are no failure, or what is wrong on one line.
 fn not_understood(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         print(&error.render().to_string());
         return ExitCode::SUCCESS;
     }
-    let text = error.render().to_string();
-    let first = text.split("\n\n").next().unwrap_or(&text);
-    let first = first.strip_prefix("error: ").unwrap_or(first);
-    let message = first.split_whitespace().collect::<Vec<_>>().join(" ");
     let exit_code = if names_a_subcommand() { 1 } else { EXIT_OWN_FAILURE };
-    report(PROGRAM, &Misuse { message, exit_code })
+    report(PROGRAM, &Usage::new(PROGRAM, &error.render().to_string(), exit_code))
 }
 
 /// The subcommands' codes are runc's, also when their arguments are wrong.

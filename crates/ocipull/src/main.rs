@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::Parser;
 use ctsys::SysError;
 use ctsys::record::{ImageRecord, Ownership};
-use ctsys::report::{Explain, report};
+use ctsys::report::{Explain, Usage, report};
 use ocipull::apply::{self, ApplyError};
 use ocipull::error::PullError;
 use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
@@ -72,16 +72,24 @@ impl Explain for MainError {
 }
 
 fn main() -> ExitCode {
-    match run() {
+    let typed = match Typed::try_parse() {
+        Ok(typed) => typed,
+        Err(error) if error.use_stderr() => {
+            return report("ocipull", &Usage::new("ocipull", &error.render().to_string(), 2));
+        }
+        // Help and version.
+        Err(error) => error.exit(),
+    };
+    match run(typed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report("ocipull", &error),
     }
 }
 
-fn run() -> Result<(), MainError> {
+fn run(typed: Typed) -> Result<(), MainError> {
     // What follows `enter` may go on in a child, inside a user namespace: so that comes before the
     // first thread.
-    match Typed::parse().meaning()? {
+    match typed.meaning()? {
         Task::Pull(task) => {
             let entered = ownership::enter(task.ownership)?;
             let display = Arc::new(Display::new(task.output));

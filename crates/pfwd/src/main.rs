@@ -5,14 +5,23 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser as _;
-use ctsys::report::{self, escape};
+use ctsys::report::{self, Usage, escape};
 use pfwd::cli::Arguments;
 use pfwd::notice::{Notice, Notices};
 use pfwd::serve::Ended;
 use pfwd::{Options, run};
 
 fn main() -> ExitCode {
-    let options = match Options::try_from(Arguments::parse()) {
+    let typed = match Arguments::try_parse() {
+        Ok(typed) => typed,
+        Err(error) if error.use_stderr() => {
+            let said = error.render().to_string();
+            return report::report("pfwd", &Usage::new("pfwd", &said, 2));
+        }
+        // Help and version.
+        Err(error) => error.exit(),
+    };
+    let options = match Options::try_from(typed) {
         Ok(options) => options,
         Err(error) => return report::report("pfwd", &error),
     };
