@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use ctsys::process::ProcessId;
 use ctsys::state::{ContainerState, StateRoot, Status};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Pfwd, Pod, Who, ask, descriptors, echo, pfwd, wait_until};
+use support::{Pfwd, Pod, Who, ask, descriptors, echo, has_ipv6, pfwd, wait_until};
 use testkit::programs::{Finished, Run, binary};
 
 /// One line that begins so, one hint that has this in it, and the code.
@@ -96,6 +96,24 @@ fn a_busy_port_names_its_owner_and_nothing_is_started() {
         assert_refused(&done, 1, &line, "another local port");
         assert!(TcpStream::connect(("127.0.0.1", free)).is_err());
     }
+    // In one family only: a client that takes the other would reach another program.
+    if has_ipv6() {
+        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let busy = listener.local_addr().unwrap().port();
+        let pod = Pod::start(&Who::Root);
+        let done = pfwd(&Who::Root, &[&pod.target(), &format!("{busy}:80")]);
+        let line = format!("cannot listen on [::1]:{busy}: the port is in use by ");
+        assert_refused(&done, 1, &line, "another local port");
+        assert!(done.stderr_text().contains(&format!("(pid {})", std::process::id())), "{done}");
+        assert!(TcpStream::connect(("127.0.0.1", busy)).is_err());
+    }
+    // Wanted on every address, in use on one.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = listener.local_addr().unwrap().port();
+    let pod = Pod::start(&Who::Root);
+    let done = pfwd(&Who::Root, &[&pod.target(), &format!("0.0.0.0:{busy}:80")]);
+    assert_refused(&done, 1, &format!("cannot listen on 0.0.0.0:{busy}"), "another local port");
+    assert!(done.stderr_text().contains(&format!("(pid {})", std::process::id())), "{done}");
     // An owner that the user may not look at.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let who = Who::user();
