@@ -41,6 +41,15 @@ fn an_unknown_target_is_said_to_be_one() {
 }
 
 #[test]
+fn too_few_descriptors_are_said_before_anything_is_announced() {
+    let pod = Pod::start(&Who::Root);
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=64:64", "--"]).arg(binary("pfwd")).args([&pod.target(), ":80"]);
+    let done = Run::new(command).finish();
+    assert_refused(&done, 1, "too few descriptors: got a limit of 64, want at least", "ulimit -n");
+}
+
+#[test]
 fn a_zombie_is_no_target() {
     let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
     let pid = child.id().cast_signed();
