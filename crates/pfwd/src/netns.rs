@@ -216,7 +216,7 @@ impl Joined {
 
 /// The helper's life; returns its exit code, which nobody looks at.
 fn run(channel: &OwnedFd, pidfd: &OwnedFd) -> u8 {
-    let joined = match join(pidfd) {
+    let joined = match confine::hide().and_then(|()| join(pidfd)) {
         // Looked at now: nothing is opened any more once capabilities are gone.
         Ok(()) => namespace_inode("/proc/self/ns/net").map(Joined::Inode),
         Err(error) => Ok(Joined::Refused(error.errno())),

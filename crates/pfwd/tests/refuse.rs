@@ -234,6 +234,27 @@ fn the_helper_can_do_nothing_but_make_sockets() {
     }
 }
 
+/// Whoever may trace processes in the target's user namespace must not find one there that can still
+/// see this machine's files.
+#[test]
+fn the_helper_hides_before_it_joins() {
+    for who in Who::each() {
+        let pod = Pod::start(&who);
+        let dir = tempfile::tempdir().unwrap();
+        let trace = dir.path().join("trace");
+        let run = who.command(binary("pfwd"));
+        let mut command = Command::new("strace");
+        command.args(["-f", "-e", "trace=prctl,setns", "-o"]).arg(&trace);
+        command.arg(run.get_program()).args(run.get_args()).args([&pod.target(), ":80"]);
+        let process = Run::new(command).spawn();
+        process.wait_stderr("forwarding");
+        let trace = std::fs::read_to_string(trace).unwrap();
+        let at = |call: &str| trace.lines().position(|line| line.contains(call));
+        let (hidden, joined) = (at("prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE"), at("setns("));
+        assert!(hidden.is_some() && hidden < joined, "{trace}");
+    }
+}
+
 /// A container's record as minirun writes it; removed at the end.
 struct Record {
     root: StateRoot,
