@@ -41,6 +41,22 @@ fn an_unknown_target_is_said_to_be_one() {
 }
 
 #[test]
+fn a_thread_is_no_target_and_its_process_is_named() {
+    let (told, id) = std::sync::mpsc::channel();
+    let (stay, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        told.send(nix::unistd::gettid()).unwrap();
+        let _ = ended.recv();
+    });
+    let id = id.recv().unwrap();
+    let done = pfwd(&Who::Root, &[&format!("pid:{id}"), ":80"]);
+    let process = format!("pid:{}", std::process::id());
+    assert_refused(&done, 1, &format!("{id} is a thread, not a process"), &process);
+    drop(stay);
+    thread.join().unwrap();
+}
+
+#[test]
 fn too_few_descriptors_are_said_before_anything_is_announced() {
     let pod = Pod::start(&Who::Root);
     let mut command = Command::new("prlimit");

@@ -58,6 +58,14 @@ pub enum TargetError {
     /// It has ended, but its parent has not collected it.
     #[error("process {0} has ended already (a zombie)")]
     Zombie(i32),
+    /// The number is that of one thread of a process.
+    #[error("{thread} is a thread, not a process")]
+    Thread {
+        /// The thread.
+        thread: i32,
+        /// Its process.
+        process: i32,
+    },
     /// No container of that name.
     #[error("unknown target {name:?}")]
     Unknown {
@@ -146,6 +154,7 @@ impl Explain for TargetError {
                 "want the name or id of a container that minirun runs, or pid:N".into()
             }
             Self::NoProcess(_) | Self::Zombie(_) => "see ps for what runs".into(),
+            Self::Thread { process, .. } => format!("its process is pid:{process}"),
             Self::Unknown { known, .. } if known.is_empty() => {
                 "minirun runs no container of this user's; pid:N forwards to any process".into()
             }
