@@ -181,6 +181,11 @@ impl StateRoot {
         Self::open(default_path(uid), uid)
     }
 
+    /// Where the caller's root is, or would be: for messages.
+    pub fn default_dir() -> PathBuf {
+        default_path(nix::unistd::geteuid().as_raw())
+    }
+
     /// The caller's root if it exists already: for those who only look.
     pub fn find_default() -> Result<Option<Self>> {
         let uid = nix::unistd::geteuid().as_raw();

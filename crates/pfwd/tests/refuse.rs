@@ -41,6 +41,15 @@ fn an_unknown_target_is_said_to_be_one() {
 }
 
 #[test]
+fn a_hint_names_where_containers_were_looked_for() {
+    let who = Who::user();
+    let Who::User(user) = &who else { panic!("a user") };
+    let dir = user.runtime_dir().join("minirun").display().to_string();
+    // As when the variable differs from minirun's, or after sudo.
+    assert_refused(&pfwd(&who, &["nosuch", "80"]), 1, "unknown target \"nosuch\"", &dir);
+}
+
+#[test]
 fn a_thread_is_no_target_and_its_process_is_named() {
     let (told, id) = std::sync::mpsc::channel();
     let (stay, ended) = std::sync::mpsc::channel::<()>();
