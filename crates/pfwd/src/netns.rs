@@ -281,10 +281,11 @@ fn make_socket(family: Family) -> SysResult<OwnedFd> {
     Ok(made)
 }
 
-/// What both sides of a connection have: no delay of small writes, and a question to a peer that has
-/// long been silent.
+/// What both sides of a connection have: no delay of small writes, urgent data in its place among
+/// the rest, where else it would be lost, and a question to a peer that has long been silent.
 pub(crate) fn tune(socket: &OwnedFd) -> SysResult<()> {
     setsockopt(socket, sockopt::TcpNoDelay, &true).call("setsockopt", || "TCP_NODELAY".into())?;
+    setsockopt(socket, sockopt::OobInline, &true).call("setsockopt", || "SO_OOBINLINE".into())?;
     setsockopt(socket, sockopt::KeepAlive, &true).call("setsockopt", || "SO_KEEPALIVE".into())?;
     setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)
         .call("setsockopt", || format!("TCP_KEEPIDLE, {KEEPALIVE_IDLE_SECONDS}"))
