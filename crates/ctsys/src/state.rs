@@ -98,11 +98,16 @@ impl Status {
 impl ContainerState {
     /// The status by what still runs: a recorded one is out of date once the processes are gone,
     /// as after the monitor was killed.
+    ///
+    /// Either process of a container tells that it runs: the init hides itself, and where /proc is
+    /// mounted with `hidepid=2` (proc(5)) its owner finds only the main command there.
     pub fn live_status(&self) -> Result<Status, StateError> {
         let alive = |p: &Option<ProcessId>| p.map_or(Ok(false), |p| p.is_alive());
         Ok(match self.status {
             Status::Creating if alive(&self.monitor)? => Status::Creating,
-            Status::Created | Status::Running if alive(&self.init)? => self.status,
+            Status::Created | Status::Running if alive(&self.init)? || alive(&self.main)? => {
+                self.status
+            }
             _ => Status::Stopped,
         })
     }
@@ -174,6 +179,11 @@ impl StateRoot {
     pub fn open_default() -> Result<Self> {
         let uid = nix::unistd::geteuid().as_raw();
         Self::open(default_path(uid), uid)
+    }
+
+    /// Where the caller's root is, or would be: for messages.
+    pub fn default_dir() -> PathBuf {
+        default_path(nix::unistd::geteuid().as_raw())
     }
 
     /// The caller's root if it exists already: for those who only look.
@@ -443,7 +453,10 @@ mod tests {
         let me = ProcessId::of(std::process::id().cast_signed()).unwrap();
         let mut state = ContainerState { init: me, ..sample("a", "a") };
         assert_eq!(state.live_status().unwrap(), Status::Running);
-        state.init = None;
+        // As for its owner where /proc hides the init.
+        (state.init, state.main) = (None, me);
+        assert_eq!(state.live_status().unwrap(), Status::Running);
+        state.main = None;
         assert_eq!(state.live_status().unwrap(), Status::Stopped);
     }
 

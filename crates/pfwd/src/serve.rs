@@ -66,6 +66,14 @@ pub enum ServeError {
     /// Threads, descriptors or memory are missing.
     #[error("cannot set up the event loop")]
     Setup(#[source] io::Error),
+    /// The limit of descriptors leaves none for connections.
+    #[error("too few descriptors: got a limit of {got}, want at least {want}")]
+    Descriptors {
+        /// The limit.
+        got: u64,
+        /// Enough for one connection.
+        want: usize,
+    },
     /// Somebody killed the helper.
     #[error("the helper in the target's namespaces was killed")]
     Helper,
@@ -91,7 +99,7 @@ pub fn serve(
 ) -> Result<Ended, ServeError> {
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
     let listeners: usize = routes.iter().map(|r| r.listeners.len()).sum();
-    let limit = connection_limit(count, listeners).map_err(ServeError::Setup)?;
+    let limit = connection_limit(count, listeners)?;
     let (pool, filler) = Pool::new(Arc::clone(&namespace)).map_err(ServeError::Setup)?;
     let shared = Arc::new(Shared {
         pool,
@@ -129,6 +137,10 @@ impl Explain for ServeError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Setup(_) => Some("see ulimit -a for this user's limits".into()),
+            Self::Descriptors { want, .. } => Some(format!(
+                "raise the hard limit of open files, as by ulimit -n {}",
+                want.next_power_of_two()
+            )),
             Self::Helper => Some("run pfwd again".into()),
         }
     }
@@ -219,6 +231,7 @@ async fn accept_and_watch(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(setup)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(setup)?;
     let mut accepting = JoinSet::new();
+    let announced: Vec<Notice> = routes.iter().flat_map(|r| announcement(target, r)).collect();
     for route in routes {
         let port = Arc::new(Port::new(route.remote));
         for listener in route.listeners {
@@ -227,6 +240,8 @@ async fn accept_and_watch(
             accepting.spawn(accept(listener, Arc::clone(&port), shared, workers));
         }
     }
+    // Only now, when all is set up: whoever reads this may connect, or send a signal.
+    announced.iter().for_each(|notice| shared.notices.tell(notice));
     let ended = tokio::select! {
         _ = interrupt.recv() => Ended::Signal(SignalKind::interrupt().as_raw_value()),
         _ = terminate.recv() => Ended::Signal(SignalKind::terminate().as_raw_value()),
@@ -243,6 +258,14 @@ async fn accept_and_watch(
         let _ = tokio::time::timeout(LAST_WORDS, all).await;
     }
     Ok(ended)
+}
+
+fn announcement(target: &Target, route: &Route) -> impl Iterator<Item = Notice> {
+    let (local, remote) = (route.to_string(), route.remote);
+    let forwarding = Notice::Forwarding { local, target: target.name.clone(), remote };
+    let missing = route.missing.clone();
+    let missing = missing.map(|(address, error)| Notice::Missing { address, error });
+    std::iter::once(forwarding).chain(missing)
 }
 
 /// Waits for the end of a process; for ever without one.
@@ -302,8 +325,9 @@ fn event_loop() -> io::Result<Runtime> {
 }
 
 /// How many connections the limit of descriptors allows, which is raised as far as may be.
-fn connection_limit(workers: usize, listeners: usize) -> io::Result<u32> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+fn connection_limit(workers: usize, listeners: usize) -> Result<u32, ServeError> {
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| ServeError::Setup(errno.into()))?;
     let descriptors = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         Ok(()) => hard,
         Err(_) => soft,
@@ -318,6 +342,9 @@ fn connection_limit(workers: usize, listeners: usize) -> io::Result<u32> {
     let connections = (free / DESCRIPTORS_PER_CONNECTION).min(MAX_CONNECTIONS);
     match u32::try_from(connections) {
         Ok(limit) if limit > 0 => Ok(limit),
-        _ => Err(Errno::EMFILE.into()),
+        _ => {
+            let want = reserved + DESCRIPTORS_PER_CONNECTION;
+            Err(ServeError::Descriptors { got: descriptors, want })
+        }
     }
 }
