@@ -328,7 +328,11 @@ impl StateRoot {
 
     /// The container that `name` means: an id or a name, else the only id that starts with it.
     pub fn find(&self, name: &str) -> Result<ContainerState> {
-        check_id(name)?;
+        // By its id one is found also where another's record is damaged.
+        match self.load(name) {
+            Err(StateError::NotFound(_)) => {}
+            other => return other,
+        }
         let mut all = self.list()?;
         if let Some(at) = all.iter().position(|s| s.id == name || s.name == name) {
             return Ok(all.swap_remove(at));
@@ -468,5 +472,10 @@ mod tests {
         let at = root.create(&sample("a", "a"), &lock).unwrap();
         fs::write(at.join(STATE_FILE), "{").unwrap();
         assert!(matches!(root.load("a"), Err(StateError::Damaged { .. })));
+        root.remove("a", &lock).unwrap();
+        root.create(&sample("b", "b"), &lock).unwrap();
+        fs::create_dir(root.path().join("a")).unwrap();
+        fs::write(root.path().join("a").join(STATE_FILE), "{").unwrap();
+        assert_eq!(root.find("b").unwrap().id, "b", "another's damage does not matter");
     }
 }

@@ -37,6 +37,8 @@ use crate::target::Target;
 const MAX_WORKERS: usize = 8;
 /// Descriptors of the process itself: standard ones, channel, pidfds.
 const OWN_DESCRIPTORS: usize = 32;
+/// Of signal(7), the same on all architectures.
+const SIGTERM: i32 = 15;
 /// Descriptors of an event loop: epoll, its waker, the signal pipe.
 const DESCRIPTORS_PER_LOOP: usize = 8;
 /// Both ends of a pipe.
@@ -228,8 +230,7 @@ async fn accept_and_watch(
     workers: &Arc<Vec<Worker>>,
 ) -> Result<Ended, ServeError> {
     let setup = ServeError::Setup;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(setup)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(setup)?;
+    let mut ending = ending_signals().map_err(setup)?;
     let mut accepting = JoinSet::new();
     let announced: Vec<Notice> = routes.iter().flat_map(|r| announcement(target, r)).collect();
     for route in routes {
@@ -243,8 +244,7 @@ async fn accept_and_watch(
     // Only now, when all is set up: whoever reads this may connect, or send a signal.
     announced.iter().for_each(|notice| shared.notices.tell(notice));
     let ended = tokio::select! {
-        _ = interrupt.recv() => Ended::Signal(SignalKind::interrupt().as_raw_value()),
-        _ = terminate.recv() => Ended::Signal(SignalKind::terminate().as_raw_value()),
+        Some(number) = ending.join_next() => Ended::Signal(number.unwrap_or(SIGTERM)),
         end = end_of(Some(&target.pidfd)) => end.map(|()| Ended::Target).map_err(setup)?,
         end = end_of(namespace.helper_pidfd()) => {
             end.map_err(setup)?;
@@ -258,6 +258,24 @@ async fn accept_and_watch(
         let _ = tokio::time::timeout(LAST_WORDS, all).await;
     }
     Ok(ended)
+}
+
+/// Waits for the signals that end the forwarding: each task gives its signal's number. One that the
+/// caller has ignored, by nohup(1) or a shell's `&`, stays so.
+fn ending_signals() -> io::Result<JoinSet<i32>> {
+    let mut ending = JoinSet::new();
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+        let number = kind.as_raw_value();
+        if ctsys::signal::is_ignored(number).map_err(|e| io::Error::from(e.errno()))? {
+            continue;
+        }
+        let mut stream = signal(kind)?;
+        ending.spawn(async move {
+            stream.recv().await;
+            number
+        });
+    }
+    Ok(ending)
 }
 
 fn announcement(target: &Target, route: &Route) -> impl Iterator<Item = Notice> {

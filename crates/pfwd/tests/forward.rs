@@ -371,7 +371,7 @@ fn signals_end_it_and_leave_nothing() {
     for who in Who::each() {
         let pod = Pod::start(&who);
         let port = pod.serve(echo);
-        for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
             let pfwd = Pfwd::start(&who, &pod.target(), &[port]);
             let mut open = pfwd.connect(port);
             open.write_all(b"x").unwrap();
