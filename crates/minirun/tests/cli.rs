@@ -10,7 +10,7 @@ use std::path::Path;
 
 use common::{As, bundle, give, record, tempdir, unique};
 use serde_json::{Value, json};
-use testkit::programs::Finished;
+use testkit::programs::{Finished, Run};
 use testkit::tree::{Options, Tree, assert_same};
 use testkit::user::TestUser;
 
@@ -430,4 +430,23 @@ fn a_name_in_use_is_an_error_that_names_it() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     who.minirun(&bundle, &["--name", &container.name, "--", "true"]).assert_code(0);
+}
+
+#[test]
+fn a_volume_of_what_the_host_mounted_read_only_stays_so() {
+    let dir = tempdir();
+    let who = As::User(TestUser::without_subids().isolated());
+    let bundle = bundle(dir.path(), "pod", &who, None);
+    let mut inner = who.command(testkit::programs::binary("minirun"));
+    inner.args(["--rootless", "-v", "./mnt:/mnt", "--", "sh", "-c"]).current_dir(&bundle);
+    inner.arg("cat /mnt/file; (: >/mnt/made) 2>&1 | grep -o 'Read-only.*'");
+    std::fs::create_dir(bundle.join("mnt")).unwrap();
+    let mut command = std::process::Command::new("unshare");
+    let script =
+        "mount -t tmpfs t mnt && echo text >mnt/file && mount -o remount,ro mnt && exec \"$@\"";
+    command.args(["-m", "sh", "-c", script, "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args()).current_dir(&bundle);
+    command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let done = Run::new(command).finish();
+    done.assert_code(0).assert_stdout("text\nRead-only file system\n");
 }
