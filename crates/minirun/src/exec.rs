@@ -121,11 +121,9 @@ type Result<T> = std::result::Result<T, ExecError>;
 ///
 /// Must be called before any thread is started.
 pub fn exec(options: &ExecOptions) -> Result<u8> {
-    let container = lifecycle::find(&options.container)?;
-    let not_running = || LifecycleError::NotRunning(container.name.clone());
-    if container.status != Status::Running {
-        return Err(not_running().into());
-    }
+    let container = lifecycle::find_started(&options.container)?;
+    let not_running =
+        || LifecycleError::NotRunning { name: container.name.clone(), status: Status::Stopped };
     let main = container.main.as_ref();
     let pidfd = main.map(ProcessId::open).transpose().map_err(outside("open the container"))?;
     let (Some(main), Some(pidfd)) = (main, pidfd.flatten()) else {
