@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -248,6 +249,10 @@ fn bad_input_is_one_line_one_hint_and_125() {
     refused(&plain, &["--nonsense"], "unexpected argument");
     refused(&plain, &["rootfs", "sh"], "unexpected argument");
     refused(&plain, &["rootfs", "--bundle", "."], "cannot be used with");
+    let odd = dir.path().join(std::ffi::OsStr::from_bytes(b"pod\xff"));
+    std::fs::create_dir(&odd).unwrap();
+    std::os::unix::fs::symlink(plain.join("rootfs"), odd.join("rootfs")).unwrap();
+    refused(&odd, &[], "is not UTF-8");
     let other = As::User(TestUser::without_subids().isolated());
     let single = bundle(dir.path(), "single", &other, None);
     assert_refused(&other.minirun(&single, &["-u", "1"]), 125, "user 1 is not mapped");

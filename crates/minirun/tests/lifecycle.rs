@@ -188,3 +188,15 @@ fn a_container_that_is_being_set_up_is_waited_for() {
     c.minirun(&["kill", &c.name, "KILL"]).assert_success();
     running.finish().assert_code(137);
 }
+
+#[test]
+fn a_damaged_record_is_named_with_the_remedy() {
+    let c = Container::single();
+    c.minirun(&["--rootless", "--", "true"]).assert_success();
+    std::fs::create_dir(c.state_dir()).unwrap();
+    std::fs::write(c.state_dir().join("state.json"), "").unwrap();
+    common::give(&c.state_dir(), &c.who);
+    let remedy = format!("rm -r {}", c.state_dir().display());
+    assert_refused(&c.minirun(&["list"]), 1, "is damaged", &remedy);
+    assert_refused(&c.minirun(&["--rootless", "--", "true"]), 125, "is damaged", &remedy);
+}

@@ -92,7 +92,8 @@ impl Explain for LifecycleError {
             Self::StillRunning { .. } => {
                 Some("a process of it waits in the kernel, as for a dead disk or server".into())
             }
-            Self::State(_) | Self::Sys { .. } => None,
+            Self::State(error) => error.remedy(),
+            Self::Sys { .. } => None,
         }
     }
 }
