@@ -162,6 +162,25 @@ pub enum StateError {
     },
 }
 
+impl StateError {
+    /// What the user can do about it, as one line; `None` where it depends on what was wanted.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::NotPrivate { path, .. } => {
+                Some(format!("remove {path:?}, or set XDG_RUNTIME_DIR to a directory of your own"))
+            }
+            Self::Damaged { path, .. } => {
+                let dir = path.parent().unwrap_or(path);
+                Some(format!(
+                    "if no container of that name runs, remove it: rm -r {}",
+                    dir.display()
+                ))
+            }
+            _ => None,
+        }
+    }
+}
+
 type Result<T, E = StateError> = std::result::Result<T, E>;
 
 /// The directory that holds a caller's containers.
@@ -256,8 +275,14 @@ impl StateRoot {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => other.call("mkdir", || format!("{dir:?}"))?,
         }
-        write_atomically(&dir, state)?;
-        Ok(dir)
+        match write_atomically(&dir, state) {
+            Ok(()) => Ok(dir),
+            Err(error) => {
+                // Nothing half made stays; why there is none is told all the same.
+                let _ = fs::remove_dir_all(&dir);
+                Err(error)
+            }
+        }
     }
 
     /// Replaces the record of an existing container.
@@ -358,11 +383,12 @@ pub fn check_id(id: &str) -> Result<()> {
 }
 
 fn default_path(uid: u32) -> PathBuf {
-    if uid == 0 {
-        return "/run/minirun".into();
-    }
     // An XDG_RUNTIME_DIR inherited through su or sudo belongs to somebody else.
     let mine = |dir: &Path| fs::metadata(dir).is_ok_and(|m| m.is_dir() && m.uid() == uid);
+    // Root of a user namespace of a user's, as by `unshare -r`, is that user: /run is not theirs.
+    if uid == 0 && mine(Path::new("/run")) {
+        return "/run/minirun".into();
+    }
     std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
         .filter(|dir| dir.is_absolute() && mine(dir))
@@ -413,6 +439,17 @@ mod tests {
 
     fn root(dir: &tempfile::TempDir) -> StateRoot {
         StateRoot::open(dir.path().join("s"), nix::unistd::geteuid().as_raw()).unwrap()
+    }
+
+    #[test]
+    fn a_creation_that_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(dir.path().join("s"), nix::unistd::geteuid().as_raw()).unwrap();
+        // In the way of the file that becomes the record.
+        fs::create_dir_all(root.path().join("a/.state.json.new")).unwrap();
+        let error = root.create(&sample("a", "a"), &root.lock().unwrap()).unwrap_err();
+        assert!(matches!(error, StateError::Sys(_)), "{error}");
+        assert!(!root.path().join("a").exists());
     }
 
     #[test]
