@@ -14,6 +14,7 @@
 //! userns     going on as root of a user namespace, the process outside waiting
 //! rootdir    file operations below a directory that an image's data fills
 //! xattr      extended attributes of open files
+//! mounted    what is mounted inside a directory, and so not to be removed with it
 //! inroot     reading a file of a root filesystem without leaving it
 //! mount      mounts by descriptor
 //! isolate, capability, netif, tty    what a container's processes need, call by call
@@ -33,6 +34,7 @@ pub mod idmap;
 pub mod inroot;
 pub mod isolate;
 pub mod mount;
+pub mod mounted;
 pub mod netif;
 pub mod ns;
 pub mod process;
