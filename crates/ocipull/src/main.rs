@@ -11,6 +11,7 @@ use clap::Parser;
 use ctsys::SysError;
 use ctsys::record::{ImageRecord, Ownership};
 use ctsys::report::{Explain, report};
+use nix::sys::stat::{Mode, umask};
 use ocipull::apply::{self, ApplyError};
 use ocipull::error::PullError;
 use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), MainError> {
+    spare_the_owner();
     // What follows `enter` may go on in a child, inside a user namespace: so that comes before the
     // first thread.
     match Typed::parse().meaning()? {
@@ -103,6 +105,13 @@ fn run() -> Result<(), MainError> {
             apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))
         }
     }
+}
+
+/// Takes the owner's bits off the umask: with them a directory of ours would be closed to
+/// ourselves. The others' bits, which count for the parents that are made, stay.
+fn spare_the_owner() {
+    let typed = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    umask(typed & (Mode::S_IRWXG | Mode::S_IRWXO));
 }
 
 fn run_pull(

@@ -1,0 +1,40 @@
+//! What an ordinary machine may have around a pull: an odd umask, few descriptors, other users.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+
+use common::{Place, Run, serve};
+use testkit::image::Image;
+use testkit::layers::{Compression, LayerBuilder};
+use testkit::registry::{Registry, RegistryOptions};
+use testkit::user::TestUser;
+
+/// Runs `inner` behind a line of shell.
+fn behind(line: &str, inner: &Command) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{line} && exec \"$@\""), "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    command
+}
+
+#[test]
+fn a_umask_that_closes_directories_to_their_owner() {
+    let (registry, _) = serve(RegistryOptions::default());
+    for user in [TestUser::with_subids(), TestUser::without_subids()] {
+        let dir = user.tempdir();
+        for (umask, name) in [("0277", "a"), ("0777", "b")] {
+            let mut inner = Command::new(env!("CARGO_BIN_EXE_ocipull"));
+            inner.args([&format!("{}/app:v1", registry.host()), name]);
+            let shell = behind(&format!("umask {umask}"), &inner);
+            let mut command = user.command(shell.get_program());
+            command.args(shell.get_args()).current_dir(dir.path());
+            Run::of(command).succeeded();
+            let mode = dir.path().join(name).join("etc").metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o755);
+        }
+    }
+}
