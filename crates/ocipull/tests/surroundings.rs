@@ -38,3 +38,21 @@ fn a_umask_that_closes_directories_to_their_owner() {
         }
     }
 }
+
+#[test]
+fn sixty_four_descriptors_are_enough_for_many_directories_deep_ones_too() {
+    let mut layer = LayerBuilder::new().file("d/".repeat(200) + "x", "");
+    for n in 0..200 {
+        layer = layer.file(format!("{n}/f"), "");
+    }
+    let registry = Registry::start(RegistryOptions::default());
+    Image::new().layer(layer.build(Compression::Gzip)).push(&registry, "app", "v1");
+    let place = Place::new();
+    let image = format!("{}/app:v1", registry.host());
+    for arguments in [vec![&*image, "d"], vec!["--force", &image, "d"], vec!["rm", "d"]] {
+        let mut command = behind("ulimit -n 64", &place.command(&arguments));
+        command.current_dir(place.path(""));
+        Run::of(command).succeeded();
+    }
+    assert!(place.names().is_empty(), "{:?}", place.names());
+}
