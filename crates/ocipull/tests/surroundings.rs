@@ -56,3 +56,29 @@ fn sixty_four_descriptors_are_enough_for_many_directories_deep_ones_too() {
     }
     assert!(place.names().is_empty(), "{:?}", place.names());
 }
+
+/// In a directory like /tmp anybody may put a tree and a record at the place where the next one
+/// pulls to.
+#[test]
+fn another_users_record_vouches_for_nothing() {
+    let (registry, _) = serve(RegistryOptions::default());
+    let image = format!("{}/app:v1", registry.host());
+    let user = TestUser::without_subids();
+    let place = Place::new();
+    let single = ["--ownership", "single", &image, "d"];
+    place.run(&single).succeeded();
+    place.run(&single).succeeded().says("up to date");
+    user.own(&ctsys::record::record_path(&place.path("d")));
+    place.run(&single).failed(1, &["exists and is not empty"]).hints("--force");
+}
+
+#[test]
+fn a_link_with_a_record_beside_it_is_refused_all_the_same() {
+    let (registry, _) = serve(RegistryOptions::default());
+    let image = format!("{}/app:v1", registry.host());
+    let place = Place::new();
+    place.run(&[&image, "d"]).succeeded();
+    symlink("d", place.path("link")).unwrap();
+    std::fs::copy(place.path("d.image.json"), place.path("link.image.json")).unwrap();
+    place.run(&[&image, "link"]).failed(1, &["is a symbolic link"]);
+}
