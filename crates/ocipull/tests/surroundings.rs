@@ -82,3 +82,11 @@ fn a_link_with_a_record_beside_it_is_refused_all_the_same() {
     std::fs::copy(place.path("d.image.json"), place.path("link.image.json")).unwrap();
     place.run(&[&image, "link"]).failed(1, &["is a symbolic link"]);
 }
+
+#[test]
+fn the_current_directory_is_no_destination() {
+    let place = Place::new();
+    for arguments in [["app:v1", "."], ["app:v1", "./"], ["rm", "."]] {
+        place.run(&arguments).failed(2, &["want a directory with a name"]).hints("./rootfs");
+    }
+}
