@@ -1,7 +1,7 @@
 //! The command line: what was typed, and what it means.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
@@ -257,10 +257,12 @@ impl TypedRegistry {
     }
 }
 
-/// An absolute path that ends in a name.
+/// An absolute path that ends in a name. Not the current directory: another one takes the place of
+/// DEST, and the caller's shell would stand in the old one, which is empty and has no name.
 fn destination(typed: PathBuf) -> Result<PathBuf, CliError> {
+    let is_here = typed.components().eq([Component::CurDir]);
     match std::path::absolute(&typed) {
-        Ok(absolute) if absolute.file_name().is_some() => Ok(absolute),
+        Ok(absolute) if absolute.file_name().is_some() && !is_here => Ok(absolute),
         _ => Err(CliError::Dest(typed)),
     }
 }
@@ -327,8 +329,7 @@ mod tests {
 
     #[test]
     fn a_destination_has_a_name() {
-        assert!(meaning(&["centos", "."]).unwrap().dest.file_name().is_some());
-        for dest in ["/", "..", "a/.."] {
+        for dest in ["/", "..", "a/..", ".", "./"] {
             assert!(matches!(meaning(&["centos", dest]), Err(CliError::Dest(_))), "{dest}");
         }
     }

@@ -11,6 +11,7 @@ use clap::Parser;
 use ctsys::SysError;
 use ctsys::record::{ImageRecord, Ownership};
 use ctsys::report::{Explain, Usage, report};
+use nix::sys::stat::{Mode, umask};
 use ocipull::apply::{self, ApplyError};
 use ocipull::error::PullError;
 use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
 }
 
 fn run(typed: Typed) -> Result<(), MainError> {
+    spare_the_owner();
     // What follows `enter` may go on in a child, inside a user namespace: so that comes before the
     // first thread.
     match typed.meaning()? {
@@ -111,6 +113,13 @@ fn run(typed: Typed) -> Result<(), MainError> {
             apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))
         }
     }
+}
+
+/// Takes the owner's bits off the umask: with them a directory of ours would be closed to
+/// ourselves. The others' bits, which count for the parents that are made, stay.
+fn spare_the_owner() {
+    let typed = umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    umask(typed & (Mode::S_IRWXG | Mode::S_IRWXO));
 }
 
 fn run_pull(

@@ -24,10 +24,11 @@
 //! # }
 //! ```
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer};
+use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, record_path};
 use oci_spec::image::{Descriptor, Digest};
 
 use crate::apply::{ApplyOptions, LayerSpec, Staging, Warning};
@@ -124,9 +125,14 @@ pub async fn pull(
     })
 }
 
-/// The record of what DEST holds, if it was made for this platform and with this ownership.
+/// The record of what DEST holds, if it was made for this platform and with this ownership, by this
+/// user: where others may write beside DEST (/tmp), one of theirs could vouch for any tree.
 fn present(options: &PullOptions) -> Result<Option<ImageRecord>, PullError> {
-    if !options.dest.is_dir() {
+    let seen = |path: &Path| std::fs::symlink_metadata(path).ok();
+    let is_tree = seen(&options.dest).is_some_and(|seen| seen.is_dir());
+    let (user, _) = ctsys::userns::effective_ids();
+    let is_own = seen(&record_path(&options.dest)).is_some_and(|r| r.is_file() && r.uid() == user);
+    if !is_tree || !is_own {
         return Ok(None);
     }
     let record = ImageRecord::read(&options.dest)?;

@@ -124,6 +124,55 @@ fn leftovers_of_killed_runs_go_and_those_of_living_ones_stay() {
     assert_eq!(scratch.beside(), [".other.ocipull-00ff"]);
 }
 
+/// What one run has on its way another must not take for a leftover, nor may one's record come to
+/// stand beside the other's tree.
+#[test]
+fn runs_that_replace_one_destination_together_leave_a_tree_with_its_own_record() {
+    let scratch = Scratch::new();
+    scratch.unpack(&[one("first")]).unwrap();
+    let dest = scratch.dest();
+    let pull = |text: &str| {
+        for _ in 0..100 {
+            let mut staging = Staging::create(&dest, FORCED).unwrap();
+            apply(&mut staging, &one(text)).unwrap();
+            staging.commit(&record(Ownership::Root, text)).unwrap();
+        }
+    };
+    for _ in 0..2 {
+        std::thread::scope(|scope| {
+            for text in ["a", "b", "c"] {
+                scope.spawn(move || pull(text));
+            }
+        });
+        let record = ImageRecord::read(&dest).unwrap().unwrap();
+        assert_eq!(listing(&dest), [format!("f f={}", record.manifest_digest)]);
+        assert_eq!(scratch.beside(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_removal_takes_no_record_of_a_tree_that_comes_meanwhile() {
+    let scratch = Scratch::new();
+    let dest = scratch.dest();
+    // Many, so that the removal is not over when the next tree comes.
+    let files = (0..5000).fold(LayerBuilder::new(), |layer, n| layer.file(format!("f{n}"), ""));
+    scratch.unpack(&[plain(&files)]).unwrap();
+    let mut next = Staging::create(&dest, FORCED).unwrap();
+    apply(&mut next, &one("next")).unwrap();
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| remove(&dest));
+        while dest.exists() {
+            std::thread::yield_now();
+        }
+        next.commit(&record(Ownership::Root, "sha256:next")).unwrap();
+        removal.join().unwrap().unwrap();
+    });
+    assert_eq!(listing(&dest), ["f f=next"]);
+    let record = ImageRecord::read(&dest).unwrap().expect("the new tree's record");
+    assert_eq!(record.manifest_digest, "sha256:next");
+    assert_eq!(scratch.beside(), [""; 0]);
+}
+
 #[test]
 fn a_staging_is_closed_to_others_until_it_is_done() {
     let scratch = Scratch::new();

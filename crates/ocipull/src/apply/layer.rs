@@ -17,8 +17,9 @@ use super::tar::sparse::Extent;
 use super::tar::{Entry, EntryKind, TarReader};
 use super::tree::Tree;
 
-/// Directories kept open: the entries of a layer come directory by directory, so a few suffice.
-const MAX_OPEN_DIRS: usize = 64;
+/// Directories kept open: the entries of a layer come directory by directory, so a few suffice,
+/// also where only 64 descriptors are allowed (RLIMIT_NOFILE).
+const MAX_OPEN_DIRS: usize = 24;
 
 /// A layer being applied.
 pub(super) struct Layer<'t> {

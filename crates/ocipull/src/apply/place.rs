@@ -12,6 +12,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ctsys::{Errno, SysError};
 use ctsys::{mounted, rootdir};
@@ -24,6 +25,12 @@ const MAX_SHOWN_NAME_BYTES: usize = 200;
 /// Tries to find a free name for a staging directory: each has 64 random bits, so a second one is
 /// only needed when another run's cleaning takes the fresh directory for a leftover.
 const MAX_NAME_TRIES: usize = 16;
+
+/// How long a turn is waited for. A turn takes a few renames; those before it end in that time.
+const MAX_TURN_WAIT: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether the turn has come.
+const TURN_POLL: Duration = Duration::from_millis(5);
 
 /// A destination.
 #[derive(Debug)]
@@ -151,9 +158,17 @@ impl DestPlace {
         for _ in 0..MAX_NAME_TRIES {
             let name = self.fresh_name("");
             rootdir::make_dir_at(&self.parent, &name).map_err(failed)?;
-            let dir = rootdir::open_dir_at(&self.parent, &name).map_err(failed)?;
+            let dir = match rootdir::open_dir_at(&self.parent, &name) {
+                // Another run removed it as a leftover before it was locked.
+                Err(e) if e.errno() == Errno::ENOENT => continue,
+                Err(e) => {
+                    let _ = rootdir::remove_at(&self.parent, &name);
+                    return Err(failed(e));
+                }
+                Ok(dir) => dir,
+            };
             let locked = rootdir::try_lock(&dir).map_err(failed)?;
-            // Between the two steps another run may have removed it as a leftover.
+            // The same may have happened between these two steps.
             let there = rootdir::stat_at(&self.parent, &name).map_err(failed)?;
             let own = rootdir::stat(&dir).map_err(failed)?;
             if locked && there.is_some_and(|s| s.st_ino == own.st_ino) {
@@ -167,15 +182,47 @@ impl DestPlace {
     /// and nobody's lock. What cannot be removed (another user's) is left.
     pub(super) fn remove_leftovers(&self) -> Result<(), ApplyError> {
         let names = rootdir::names(&self.parent).map_err(|e| self.failed("open", e))?;
+        let mut files = Vec::new();
         for name in names.iter().map(|name| name.to_bytes()) {
-            if name.starts_with(&self.prefix()) && !self.is_locked(name) {
+            if !name.starts_with(&self.prefix()) {
+                continue;
+            }
+            let stat = rootdir::stat_at(&self.parent, name);
+            if stat.is_ok_and(|s| s.is_some_and(|s| !rootdir::is_type(&s, 0o040_000))) {
+                files.push(name);
+            } else if let Some(_lock) = self.lock_leftover(name) {
+                let _ = rootdir::remove_at(&self.parent, name);
+            }
+        }
+        if !files.is_empty() {
+            // A record on its way, or put aside, is there during its run's turn only: what was
+            // seen before this turn and is still there now was left.
+            let _turn = self.take_turn()?;
+            for name in files {
                 let _ = rootdir::remove_at(&self.parent, name);
             }
         }
         Ok(())
     }
 
-    fn is_locked(&self, name: &[u8]) -> bool {
+    /// Waits until no other run exchanges a tree and its record here. The turn ends when what is
+    /// returned is dropped. It is a lock of the parent directory, which anybody who may read that
+    /// can take: one that is held for longer than a run of ours ever does is passed over.
+    pub(super) fn take_turn(&self) -> Result<OwnedFd, ApplyError> {
+        let failed = |e| self.failed("lock the directory of", e);
+        // A descriptor of its own: a lock goes with that.
+        let dir = rootdir::open_dir_at(&self.parent, b".").map_err(failed)?;
+        let end = Instant::now() + MAX_TURN_WAIT;
+        while !rootdir::try_lock(&dir).map_err(failed)? && Instant::now() < end {
+            std::thread::sleep(TURN_POLL);
+        }
+        Ok(dir)
+    }
+
+    /// Locks a directory that nobody works on; `None` for one that is worked on. The lock is held
+    /// while it is removed: one that was made this moment would else be locked by its own run
+    /// between the look and the removal.
+    fn lock_leftover(&self, name: &[u8]) -> Option<OwnedFd> {
         let open = || rootdir::open_dir_at(&self.parent, name);
         let dir = match open() {
             // A mode that an image set, at the very end of a run.
@@ -184,8 +231,7 @@ impl DestPlace {
             }
             other => other,
         };
-        // Only directories are locked. A file is a record on its way; its run renames it at once.
-        dir.is_ok_and(|dir| rootdir::try_lock(&dir).is_ok_and(|free| !free))
+        dir.ok().filter(|dir| rootdir::try_lock(dir).is_ok_and(|free| free))
     }
 
     /// Removes the parents that were made for this destination; those not empty stay.

@@ -125,6 +125,8 @@ impl Staging {
     pub fn commit(mut self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
         let finished = self.tree.finish();
         finished.map_err(|(path, source)| ApplyError::Metadata { path, source: source.into() })?;
+        // Two runs with --force would else put one's tree beside the other's record.
+        let turn = self.place.take_turn()?;
         // It may have been filled since.
         let found = self.place.look()?;
         if found == Found::FullDir && !self.force {
@@ -141,6 +143,7 @@ impl Staging {
         let mut warnings = self.tree.keeper.notes.warnings();
         rootdir::rename_at(self.place.parent(), &new_record, &self.place.record_name())
             .map_err(|e| self.place.failed("write the record of", e))?;
+        drop(turn);
         if found == Found::FullDir {
             warnings.extend(self.remove_old());
         }
