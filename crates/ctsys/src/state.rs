@@ -303,7 +303,8 @@ impl StateRoot {
             }
             other => other.call("open", || format!("{path:?}"))?,
         };
-        let mut text = Vec::new();
+        // Room for a usual record, which then takes one read.
+        let mut text = Vec::with_capacity(4 << 10);
         file.take(MAX_STATE_BYTES + 1)
             .read_to_end(&mut text)
             .call("read", || format!("{path:?}"))?;
