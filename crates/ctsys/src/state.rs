@@ -102,7 +102,9 @@ impl ContainerState {
         let alive = |p: &Option<ProcessId>| p.map_or(Ok(false), |p| p.is_alive());
         Ok(match self.status {
             Status::Creating if alive(&self.monitor)? => Status::Creating,
-            Status::Created | Status::Running if alive(&self.init)? => self.status,
+            // Where /proc hides the init (hidepid=), which lets its owner not look into it, no init
+            // is recorded: the monitor ends with it.
+            Status::Created | Status::Running if alive(&self.init.or(self.monitor))? => self.status,
             _ => Status::Stopped,
         })
     }
