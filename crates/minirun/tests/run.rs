@@ -349,6 +349,15 @@ fn root_of_a_users_own_namespace_is_that_user() {
 }
 
 #[test]
+fn a_place_that_cannot_be_had_is_told_with_a_hint() {
+    let c = Container::single();
+    let run = |args: &[&str]| c.minirun(&[&["--rootless"], args, &["--", "true"]].concat());
+    assert_refused(&run(&["-w", "/bin/busybox/x"]), 125, "working directory", "choose another");
+    assert_refused(&run(&["-v", "/tmp:/proc"]), 125, "it is not procfs", "mount elsewhere");
+    assert_refused(&run(&["-v", "/tmp:/proc/self"]), 125, "outside /proc", "mount elsewhere");
+}
+
+#[test]
 fn a_root_filesystem_that_is_not_there_is_named() {
     let c = Container::single();
     c.configure(|_| {});
