@@ -7,9 +7,10 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
+use nix::sys::prctl;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result, SysError};
@@ -114,8 +115,11 @@ impl IdMaps {
                 write_proc(pid, "uid_map", &map_text(&self.uids))
             }
             MapWriter::Helpers { newuidmap, newgidmap } => {
-                run_helper("newgidmap", newgidmap, pid, &self.gids)?;
-                run_helper("newuidmap", newuidmap, pid, &self.uids)
+                let _hidden = Hidden::hide()?;
+                // Each takes milliseconds, and neither needs the other's work.
+                let groups = Helper::start("newgidmap", newgidmap, pid, &self.gids)?;
+                let users = Helper::start("newuidmap", newuidmap, pid, &self.uids);
+                groups.finish().and(users.and_then(Helper::finish))
             }
         }
     }
@@ -210,13 +214,19 @@ fn parse(field: &[u8]) -> Option<u32> {
 }
 
 fn read_database(path: &str) -> Result<Vec<u8>> {
-    let mut text = Vec::new();
+    // Room for a usual one, which then takes one read.
+    let mut text = Vec::with_capacity(8 << 10);
     match std::fs::File::open(path) {
         Ok(file) => {
-            file.take(MAX_DATABASE_BYTES).read_to_end(&mut text).call("read", || path.into())?;
+            file.take(MAX_DATABASE_BYTES + 1)
+                .read_to_end(&mut text)
+                .call("read", || path.into())?;
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(SysError::from_io("open", path, &e)),
+    }
+    if text.len() as u64 > MAX_DATABASE_BYTES {
+        return Err(SysError::new("read", path, Errno::EFBIG));
     }
     Ok(text)
 }
@@ -241,24 +251,64 @@ fn write_proc(pid: i32, file: &str, text: &str) -> Result<()> {
     std::fs::write(&path, text).call("write", || format!("{path}, {text:?}"))
 }
 
-fn run_helper(name: &'static str, path: &Path, pid: i32, map: &[IdRange]) -> Result<()> {
-    let numbers = map.iter().flat_map(|r| [r.inside, r.outside, r.count]);
-    let args: Vec<String> =
-        std::iter::once(pid.to_string()).chain(numbers.map(|n| n.to_string())).collect();
-    let shown = || args.join(" ");
-    let output = Command::new(path)
-        .args(&args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()
-        .call(name, shown)?;
-    if output.status.success() {
-        return Ok(());
+/// A set-uid helper at work.
+struct Helper {
+    name: &'static str,
+    args: String,
+    child: Child,
+}
+
+impl Helper {
+    fn start(name: &'static str, path: &Path, pid: i32, map: &[IdRange]) -> Result<Self> {
+        let numbers = map.iter().flat_map(|r| [r.inside, r.outside, r.count]);
+        let args: Vec<String> =
+            std::iter::once(pid.to_string()).chain(numbers.map(|n| n.to_string())).collect();
+        let child = Command::new(path)
+            .args(&args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .call(name, || args.join(" "))?;
+        Ok(Self { name, args: args.join(" "), child })
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().next().unwrap_or("no message").trim();
-    Err(SysError::new(name, format!("{}: {said}", shown()), Errno::EPERM))
+
+    fn finish(self) -> Result<()> {
+        let output = self.child.wait_with_output().call(self.name, || self.args.clone())?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().next().unwrap_or("no message").trim();
+        Err(SysError::new(self.name, format!("{}: {said}", self.args), Errno::EPERM))
+    }
+}
+
+/// While it lives, no process of the same user looks into this one. The helpers are looked for in
+/// PATH: where the program itself runs in a container, the image's are found, and through
+/// `/proc/PID/exe` they would reach the host's file that it runs from (CVE-2019-5736).
+struct Hidden {
+    was_open: bool,
+}
+
+impl Hidden {
+    fn hide() -> Result<Self> {
+        // SAFETY: integers only.
+        let was_open = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) } == 1;
+        if was_open {
+            prctl::set_dumpable(false).call("prctl", || "PR_SET_DUMPABLE, 0".into())?;
+        }
+        Ok(Self { was_open })
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        if self.was_open {
+            // It has just been possible; a process that stays hidden is no danger.
+            let _ = prctl::set_dumpable(true);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,8 @@ pub fn read(root: &Path, path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     if !file.metadata().call("fstat", shown)?.is_file() {
         return Err(SysError::new("read", shown(), Errno::EINVAL));
     }
-    let mut bytes = Vec::new();
+    // Room for a usual file of accounts, which then takes one read.
+    let mut bytes = Vec::with_capacity(4 << 10);
     file.take(limit_bytes + 1).read_to_end(&mut bytes).call("read", shown)?;
     if bytes.len() as u64 > limit_bytes {
         return Err(SysError::new("read", shown(), Errno::EFBIG));

@@ -100,12 +100,15 @@ impl ContainerState {
     /// as after the monitor was killed.
     ///
     /// Either process of a container tells that it runs: the init hides itself, and where /proc is
-    /// mounted with `hidepid=2` (proc(5)) its owner finds only the main command there.
+    /// mounted with `hidepid=2` (proc(5)) its owner finds only the main command there. Where no init
+    /// could be recorded for that reason, the monitor stands for it, as it ends with it.
     pub fn live_status(&self) -> Result<Status, StateError> {
         let alive = |p: &Option<ProcessId>| p.map_or(Ok(false), |p| p.is_alive());
         Ok(match self.status {
             Status::Creating if alive(&self.monitor)? => Status::Creating,
-            Status::Created | Status::Running if alive(&self.init)? || alive(&self.main)? => {
+            Status::Created | Status::Running
+                if alive(&self.init.or(self.monitor))? || alive(&self.main)? =>
+            {
                 self.status
             }
             _ => Status::Stopped,
@@ -313,7 +316,8 @@ impl StateRoot {
             }
             other => other.call("open", || format!("{path:?}"))?,
         };
-        let mut text = Vec::new();
+        // Room for a usual record, which then takes one read.
+        let mut text = Vec::with_capacity(4 << 10);
         file.take(MAX_STATE_BYTES + 1)
             .read_to_end(&mut text)
             .call("read", || format!("{path:?}"))?;

@@ -25,6 +25,8 @@ pub const GENERATED: &str = "minirun.generated";
 /// An image's config has at most 4 MiB, and what of it comes into a configuration does not double;
 /// one written by hand has a few kB.
 const MAX_CONFIG_BYTES: u64 = 8 << 20;
+/// Room for a usual one, which then takes one read.
+const FIRST_READ_BYTES: usize = 8 << 10;
 
 /// What a bundle has.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,7 +132,7 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, BundleError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.call("open", shown).map_err(access)?,
     };
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(FIRST_READ_BYTES);
     file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes).call("read", shown).map_err(access)?;
     if bytes.len() as u64 > MAX_CONFIG_BYTES {
         return Err(BundleError::TooLarge { path: path.into() });

@@ -107,6 +107,9 @@ impl Explain for PlanError {
             Self::Unmapped { .. } | Self::GroupsDenied => {
                 "have an administrator grant subordinate ids in /etc/subuid and /etc/subgid and install newuidmap, or choose another user with -u".into()
             }
+            Self::Invalid { field: "mounts destination" | "mounts type", .. } => {
+                "mount elsewhere: correct config.json, or the -v".into()
+            }
             Self::Missing(_) | Self::Invalid { .. } => "correct config.json".into(),
         })
     }

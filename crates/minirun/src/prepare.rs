@@ -219,8 +219,12 @@ fn prepare_own(
     let mut place = Place::find(&dir.join(&root), Some(&root), Some(dir))?;
     // What the image would have brought is not in use.
     place.image.iter_mut().for_each(|image| image.notes.clear());
-    let subordinate = IdMaps::subordinate(caller.uid, caller.gid).map_err(Error::Subordinate)?;
-    let maps = config::maps_of(&spec, caller, subordinate.map(|maps| maps.writer));
+    let maps = match config::maps_of(&spec, caller, None) {
+        Some(maps) => Some(maps),
+        None => IdMaps::subordinate(caller.uid, caller.gid)
+            .map_err(Error::Subordinate)?
+            .and_then(|granted| config::maps_of(&spec, caller, Some(granted.writer))),
+    };
     let maps = maps.ok_or_else(|| Error::ForeignMaps { path: dir.join(bundle::CONFIG_FILE) })?;
     let asks = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
     let terminal = wants_terminal(options, caller, asks);

@@ -200,3 +200,23 @@ fn a_damaged_record_is_named_with_the_remedy() {
     assert_refused(&c.minirun(&["list"]), 1, "is damaged", &remedy);
     assert_refused(&c.minirun(&["--rootless", "--", "true"]), 125, "is damaged", &remedy);
 }
+
+/// A host whose /proc shows a user nothing of processes that hide themselves, as the init does.
+#[test]
+fn a_container_on_a_host_that_hides_processes_is_managed_as_any_other() {
+    let c = Container::single();
+    let script = "minirun() { \"$0\" \"$@\"; }; \
+        minirun -d --name hid -- sh -c 'while :; do sleep 0.05; done' && \
+        minirun list | grep -o running; minirun exec hid echo in; minirun delete hid && echo bad; \
+        minirun kill hid TERM; for i in $(seq 500); do \
+        minirun list | grep -q stopped && break; sleep 0.02; done; minirun delete hid && \
+        minirun -d --name hid -- sleep 1000 && minirun delete --force hid; minirun list -q";
+    let mut inner = c.who.command("sh");
+    inner.args(["-c", script]).arg(testkit::programs::binary("minirun"));
+    let mut command = std::process::Command::new("unshare");
+    let hide = "mount -t proc -o hidepid=2 proc /proc && exec \"$@\"";
+    command.args(["-m", "sh", "-c", hide, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?)))).current_dir(&c.bundle);
+    let done = Run::new(command).finish();
+    done.assert_stdout("hid\nrunning\nin\nhid\n").assert_code(0);
+}

@@ -286,6 +286,30 @@ fn a_machine_without_user_namespaces_is_named_with_the_remedy() {
     assert_refused(&done, 125, "ENOSPC", "sysctl -w user.max_user_namespaces=15000");
 }
 
+/// A helper is looked for in PATH, so where minirun runs in a container it may be the image's.
+#[test]
+fn a_helper_cannot_look_into_the_launcher() {
+    let c = Container::new(As::User(testkit::user::TestUser::with_subids().isolated()));
+    let record = common::record(c.who.ownership(), serde_json::json!({}));
+    std::fs::write(c.bundle.join("rootfs.image.json"), record.to_string()).unwrap();
+    let (helpers, seen) = (c.bundle.join("helpers"), c.bundle.join("seen"));
+    std::fs::create_dir(&helpers).unwrap();
+    let script = format!(
+        "#!/bin/sh\n(cat /proc/$PPID/comm; readlink /proc/$PPID/exe) >{seen:?}\n\
+         exec /usr/bin/newuidmap \"$@\"\n"
+    );
+    std::fs::write(helpers.join("newuidmap"), script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(helpers.join("newuidmap"), mode).unwrap();
+    common::give(&c.bundle, &c.who);
+    let mut command = c.command(&["--rootless", "--", "cat", "/proc/self/uid_map"]);
+    command.env("PATH", format!("{}:/usr/bin:/bin", helpers.display()));
+    let done = Run::new(command).finish();
+    done.assert_code(0);
+    assert_eq!(done.stdout_text().lines().count(), 2, "{done}");
+    assert_eq!(std::fs::read_to_string(&seen).unwrap(), "minirun\n", "{done}");
+}
+
 /// `wrapper` is a command line that ends by executing what follows it.
 fn wrapped(c: &Container, wrapper: &[&str]) -> testkit::programs::Finished {
     let mut command = c.who.command(wrapper[0]);
@@ -322,6 +346,15 @@ fn root_of_a_users_own_namespace_is_that_user() {
     let c = Container::single();
     wrapped(&c, &["unshare", "-r"]).assert_code(0).assert_stdout("0\n");
     assert!(c.state_dir().parent().unwrap().is_dir(), "the records are the user's");
+}
+
+#[test]
+fn a_place_that_cannot_be_had_is_told_with_a_hint() {
+    let c = Container::single();
+    let run = |args: &[&str]| c.minirun(&[&["--rootless"], args, &["--", "true"]].concat());
+    assert_refused(&run(&["-w", "/bin/busybox/x"]), 125, "working directory", "choose another");
+    assert_refused(&run(&["-v", "/tmp:/proc"]), 125, "it is not procfs", "mount elsewhere");
+    assert_refused(&run(&["-v", "/tmp:/proc/self"]), 125, "outside /proc", "mount elsewhere");
 }
 
 #[test]

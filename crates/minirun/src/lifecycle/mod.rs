@@ -136,7 +136,9 @@ pub fn kill(name: &str, signal: &str) -> Result<()> {
         || LifecycleError::NotRunning { name: state.name.clone(), status: Status::Stopped };
     // The init passes on what it can; what it never sees goes to the command directly.
     let through_init = number == libc::SIGKILL || reap::forwards(number);
-    let target = if through_init { state.init } else { state.main };
+    // Without an init on record (`ContainerState::live_status`) the command gets all of them; its
+    // end is the container's.
+    let target = if through_init { state.init.or(state.main) } else { state.main };
     let sys = |source| sys("signal", &state.name, source);
     let pidfd = target.map(|p| p.open()).transpose().map_err(sys)?.flatten();
     match signal::send(pidfd.ok_or_else(not_running)?, number) {

@@ -57,7 +57,8 @@ pub fn set_up(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Term
         None
     };
     root.open_or_make(&plan.process.cwd, Kind::Directory)
-        .step(|| format!("cannot open the working directory {:?}", plan.process.cwd))?;
+        .step(|| format!("cannot open the working directory {:?}", plan.process.cwd))
+        .map_err(|f| f.hint("it must be a directory of the container, or one that can be made there: choose another with -w DIR"))?;
     sysctl::write(&plan.sysctls)?;
     mask::make_readonly(root, &plan.readonly_paths)?;
     mask::mask(root, &plan.masked_paths)?;

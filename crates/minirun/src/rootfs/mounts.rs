@@ -117,7 +117,8 @@ fn bind(root: Root<'_>, mount: &Mount, source: &Path, recursive: bool) -> Result
     if on_proc {
         let found = fstatfs(&tree).map(|s| s.filesystem_type());
         if found != Ok(PROC_SUPER_MAGIC) {
-            return Err(Failure::new(format!("cannot bind {source:?} on /proc: it is not procfs")));
+            return Err(Failure::new(format!("cannot bind {source:?} on /proc: it is not procfs"))
+                .hint("mount elsewhere: correct config.json, or the -v"));
         }
     }
     for step in mount.changes() {
