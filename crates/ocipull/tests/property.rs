@@ -9,7 +9,8 @@ mod apply_support;
 mod property_draw;
 mod property_model;
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use apply_support::{Scratch, unpack};
 use ctsys::record::Ownership;
@@ -17,11 +18,11 @@ use ocipull::apply::name::NameError;
 use ocipull::apply::shape::ShapeError;
 use ocipull::apply::{ApplyError, EntryError};
 use property_draw::{Kinds, Random};
-use property_model::{Model, Op, Refusal, Stored};
+use property_model::{Kind, Meta, Model, Op, Refusal, Stored};
 use testkit::image::Image;
 use testkit::layers::{Compression, Layer};
 use testkit::programs::Run;
-use testkit::tree::{Options, Tree, assert_same};
+use testkit::tree::{Options, Times, Tree};
 use testkit::user::TestUser;
 
 const STACKS: u64 = 400;
@@ -42,6 +43,19 @@ fn stacks_give_the_tree_of_the_model() {
     }
     // The draw is worth nothing if it makes no errors, or little else.
     assert!(refused > 0 && refused < STACKS, "got {refused} refused stacks");
+}
+
+/// Found by seed 100492: the opaque marker took what the layer itself had linked, as the link to
+/// itself was passed over without a note.
+#[test]
+fn a_hard_link_to_itself_is_its_layers_own_entry() {
+    let meta = Meta { mode: 0o644, owner: (0, 0), mtime: (0, 0), xattrs: BTreeMap::new() };
+    let lower = vec![Op::Leaf(b"c".to_vec(), Kind::File(b"1".to_vec()), meta)];
+    for hiding in [Op::Opaque(Vec::new()), Op::Whiteout(b"c".to_vec())] {
+        let stack = [lower.clone(), vec![Op::HardLink(b"c".to_vec(), b"./c".to_vec()), hiding]];
+        assert_eq!(disagreement(&stack), None, "{}", shown(&stack));
+        assert!(Model::of(&stack).unwrap().text(Stored::Root).contains("\nc file"));
+    }
 }
 
 /// Seeds count up, from one that the environment may change.
@@ -80,7 +94,7 @@ fn difference(want: &str, got: &str) -> Option<String> {
     let missing = missing.map(|line| format!("- {line}\n"));
     let added = got.lines().filter(|line| !want.lines().any(|l| l == *line));
     let all: String = missing.chain(added.map(|line| format!("+ {line}\n"))).collect();
-    (!all.is_empty()).then(|| format!("- model, + disk:\n{all}"))
+    (!all.is_empty()).then(|| format!("- wanted, + got:\n{all}"))
 }
 
 fn refusal(error: &ApplyError) -> Option<Refusal> {
@@ -136,7 +150,9 @@ fn program() -> PathBuf {
 }
 
 fn image(stack: &[Vec<Op>]) -> Image {
-    layers(stack).into_iter().fold(Image::new(), Image::layer)
+    // umoci knows no zstd.
+    let layer = |ops: &Vec<Op>| property_draw::layer(ops, Compression::Gzip);
+    stack.iter().map(layer).fold(Image::new(), Image::layer)
 }
 
 #[test]
@@ -161,12 +177,20 @@ fn a_user_gets_the_same_tree_but_for_owners_and_devices() {
                 };
                 let got = Tree::of(&dest, &options).text();
                 let difference = difference(&want.text(Stored::Single), &got);
-                assert_eq!(difference, None, "seed {seed}:\n{}", shown(&stack));
+                if let Some(difference) = difference {
+                    panic!("seed {seed}:\n{}\n{difference}", shown(&stack));
+                }
             }
         }
     }
 }
 
+/// Of what umoci does otherwise nothing is drawn: it has no zstd layers; it follows lower layers'
+/// links on the way to an entry, a whiteout or a hard link's target, where overlayfs shadows them;
+/// parents without an entry have the time at which it runs; AUFS's directory stays; a hard link to itself
+/// fails. And a whiteout
+/// of a directory that its own layer has gives that directory the time at which umoci runs, so times
+/// of directories are left out (the test `apply_umoci` compares them).
 #[test]
 fn umoci_makes_the_same_trees() {
     for seed in seeds(STACKS_OF_UMOCI) {
@@ -179,8 +203,11 @@ fn umoci_makes_the_same_trees() {
         let done = Run::program("umoci", &["unpack", "--image", &from, &to]).finish();
         assert_eq!(done.code(), Some(0), "seed {seed}: {done}\n{}", shown(&stack));
         unpack(&scratch.dest(), &layers(&stack), Ownership::Root, false).unwrap();
-        println!("seed {seed}:\n{}", shown(&stack));
-        let theirs = Tree::of(&bundle.join("rootfs"), &Options::default());
-        assert_same(&theirs, &Tree::of(&scratch.dest(), &Options::default()));
+        let options = Options { times: Times::NotDirs, ..Options::default() };
+        let tree = |path: &Path| Tree::of(path, &options).text();
+        let difference = difference(&tree(&bundle.join("rootfs")), &tree(&scratch.dest()));
+        if let Some(difference) = difference {
+            panic!("seed {seed}:\n{}\n{difference}", shown(&stack));
+        }
     }
 }

@@ -52,6 +52,10 @@ pub(crate) fn stack(random: &mut Random, kinds: Kinds) -> Vec<Vec<Op>> {
     let mut layers = Vec::new();
     for _ in 0..=random.below(5) {
         let mut layer = Vec::new();
+        if kinds == Kinds::LikeUmoci {
+            layer.push(Op::Dir(b"./".to_vec(), meta(random, true)));
+        }
+        layer.iter().for_each(|op| model.apply(op).unwrap_or_else(|e| panic!("{e:?}: {op:?}")));
         for _ in 0..random.below(14) {
             let drawn = match kinds {
                 Kinds::All => vec![op(random)],
@@ -156,9 +160,23 @@ fn meta(random: &mut Random, with_xattrs: bool) -> Meta {
 
 /// The entry with what umoci needs before it, or nothing where umoci does otherwise.
 fn tame(random: &mut Random, model: &Model, op: Op) -> Vec<Op> {
-    let (Op::Dir(path, _) | Op::Leaf(path, ..) | Op::HardLink(path, _)) = &op else {
-        return vec![op];
+    let parent = |path: &[u8]| {
+        let slash = path.iter().rposition(|&b| b == b'/');
+        path[..slash.unwrap_or_default()].to_vec()
     };
+    let (path, alike) = match &op {
+        Op::Whiteout(path) => (None, model.is_plain(&parent(path))),
+        Op::Opaque(path) => (None, model.is_plain(path)),
+        Op::HardLink(path, target) => {
+            let itself = model.place_of(path) == model.place_of(target);
+            (Some(path), !itself && model.is_plain(&parent(target)))
+        }
+        Op::Dir(path, _) | Op::Leaf(path, ..) => (Some(path), !path.starts_with(AUFS_LINKS)),
+    };
+    if !alike {
+        return Vec::new();
+    }
+    let Some(path) = path else { return vec![op] };
     let mut ops = Vec::new();
     let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
     for end in slashes {

@@ -64,7 +64,8 @@ pub(crate) enum Stored {
     Single,
 }
 
-type Path = Vec<Vec<u8>>;
+/// Names, from the root on.
+pub(crate) type Path = Vec<Vec<u8>>;
 
 #[derive(Clone, Debug)]
 enum Node {
@@ -139,8 +140,7 @@ impl Model {
         self.lower.merge(upper);
     }
 
-    /// Whether the merged tree has a directory there, reached through directories alone, all of
-    /// which this layer has entries for.
+    /// Whether this layer has entries for that directory and all on the way to it.
     pub(crate) fn has_own_dir(&self, path: &[u8]) -> bool {
         let Ok(path) = clean(path) else { return false };
         let mut dir = &self.upper;
@@ -151,6 +151,17 @@ impl Model {
             }
             _ => false,
         })
+    }
+
+    /// Whether there is nothing but directories, in this layer or below, on the way to the path and
+    /// at it.
+    pub(crate) fn is_plain(&self, path: &[u8]) -> bool {
+        clean(path).is_ok_and(|path| self.upper.is_open(&path) && self.lower.is_open(&path))
+    }
+
+    /// The path with this layer's links on its way followed, where it can be made.
+    pub(crate) fn place_of(&self, path: &[u8]) -> Option<Path> {
+        self.clone().place(&clean(path).ok()?).ok()
     }
 
     /// The tree as `testkit::tree` writes it.
