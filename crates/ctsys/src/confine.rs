@@ -31,9 +31,17 @@ pub fn close_all_but(keep: impl AsFd) -> Result<()> {
     close_range(3.max(keep + 1), u32::MAX)
 }
 
-/// Makes this process die with its parent, gain no privilege and be neither traced nor dumped by
-/// others of its user; signals but SIGKILL and SIGSTOP wait for ever, so that a terminal's
-/// interrupt ends the parent alone.
+/// Keeps others from tracing this process, reading its memory and, by `/proc`, its files.
+///
+/// To be called before it joins another's user namespace: whoever has CAP_SYS_PTRACE there could
+/// otherwise take it over the moment it is in, while it still sees this machine's files (as in
+/// CVE-2016-9962).
+pub fn hide() -> Result<()> {
+    prctl::set_dumpable(false).call("prctl", || "PR_SET_DUMPABLE, 0".into())
+}
+
+/// Makes this process die with its parent and gain no privilege; signals but SIGKILL and SIGSTOP
+/// wait for ever, so that a terminal's interrupt ends the parent alone.
 ///
 /// To be called after the last change of credentials, joined user namespaces included: the kernel
 /// forgets the parent-death signal then (PR_SET_PDEATHSIG(2const)). A parent that died before is not
@@ -43,7 +51,6 @@ pub fn bind_to_parent() -> Result<()> {
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&all), None)
         .call("sigprocmask", || "SIG_BLOCK, all".into())?;
     prctl::set_pdeathsig(Signal::SIGKILL).call("prctl", || "PR_SET_PDEATHSIG, SIGKILL".into())?;
-    prctl::set_dumpable(false).call("prctl", || "PR_SET_DUMPABLE, 0".into())?;
     prctl::set_no_new_privs().call("prctl", || "PR_SET_NO_NEW_PRIVS, 1".into())
 }
 

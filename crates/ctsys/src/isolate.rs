@@ -23,6 +23,32 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
     close_range(first, u32::MAX, 0)
 }
 
+/// Overwrites the caller's own command line with zeros: a container's processes can read that of
+/// their init in /proc/1/cmdline, and paths and values of the host's stand there. `/proc` must
+/// still be the caller's own.
+pub fn erase_command_line() -> Result<()> {
+    let path = "/proc/self/stat";
+    let stat = std::fs::read(path).call("read", || path.into())?;
+    let (start, end) =
+        command_line_range(&stat).ok_or(Errno::EPROTO).call("read", || path.into())?;
+    // SAFETY: the kernel put the arguments at start..end of this process's own stack, where they
+    // stay for its life and are writable. Nothing holds a Rust reference into them: the standard
+    // library copies them whenever it is asked. Each stays terminated, as all bytes become zero.
+    unsafe {
+        std::ptr::write_bytes(std::ptr::with_exposed_provenance_mut::<u8>(start), 0, end - start)
+    }
+    Ok(())
+}
+
+/// Fields 48 and 49 of proc_pid_stat(5), counted from the last `)` as a name may hold any byte.
+fn command_line_range(stat: &[u8]) -> Option<(usize, usize)> {
+    let name_end = stat.iter().rposition(|&b| b == b')')?;
+    let mut fields = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?.split_ascii_whitespace();
+    let start = fields.nth(45)?.parse().ok()?;
+    let end = fields.next()?.parse().ok()?;
+    (start != 0 && start <= end).then_some((start, end))
+}
+
 /// Marks every descriptor from `first` on close-on-exec: the last guard against one that leaked.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)

@@ -14,9 +14,11 @@
 //! userns     going on as root of a user namespace, the process outside waiting
 //! rootdir    file operations below a directory that an image's data fills
 //! xattr      extended attributes of open files
+//! mounted    what is mounted inside a directory, and so not to be removed with it
 //! inroot     reading a file of a root filesystem without leaving it
 //! mount      mounts by descriptor
 //! isolate, capability, netif, tty    what a container's processes need, call by call
+//! seal       a copy of the running program that nobody can change
 //! record     what ocipull leaves beside a root filesystem and minirun reads
 //! state      where a container's record lies: owner-checked directory, lock, atomic write
 //! ```
@@ -32,12 +34,14 @@ pub mod idmap;
 pub mod inroot;
 pub mod isolate;
 pub mod mount;
+pub mod mounted;
 pub mod netif;
 pub mod ns;
 pub mod process;
 pub mod record;
 pub mod report;
 pub mod rootdir;
+pub mod seal;
 pub mod signal;
 pub mod state;
 pub mod tty;

@@ -280,7 +280,8 @@ pub fn names(dir: impl AsFd) -> Result<Vec<CString>> {
 }
 
 /// Removes whatever stands at `name` in `dir`, a directory with all in it, also where modes that
-/// an image set keep its owner out. What is gone already is no error.
+/// an image set keep its owner out. What is gone already is no error. What is mounted in there is
+/// somebody else's: it stays, and is `EXDEV` (a directory) or `EBUSY` (a file).
 pub fn remove_at(dir: impl AsFd, name: &[u8]) -> Result<()> {
     let mut moved_up = 0;
     remove_below(dir.as_fd(), name, None, 0, &mut moved_up)
@@ -334,10 +335,10 @@ fn remove_below(
 
 /// Opens a directory whose names are to go, after taking the rights for it where they lack.
 fn open_to_remove(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
-    let own = match open_dir_at(dir, name) {
+    let own = match open_unmounted(dir, name) {
         Err(e) if e.errno() == Errno::EACCES => {
             set_mode_at(dir, name, WORKING_DIR_MODE)?;
-            open_dir_at(dir, name)?
+            open_unmounted(dir, name)?
         }
         other => other?,
     };
@@ -346,6 +347,25 @@ fn open_to_remove(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
         let _ = set_mode(&own, WORKING_DIR_MODE);
     }
     Ok(own)
+}
+
+/// As [`open_dir_at`]; `EXDEV` when something is mounted on the directory, also another part of the
+/// same file system.
+fn open_unmounted(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_XDEV);
+    match nix::fcntl::openat2(dir, name, how) {
+        // Denied by a seccomp filter: file systems are told apart by their number at least.
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            let own = open_dir_at(dir, name)?;
+            if stat(&own)?.st_dev != stat(dir)?.st_dev {
+                return Err(SysError::new("openat", shown(dir, name), Errno::EXDEV));
+            }
+            Ok(own)
+        }
+        other => other.call("openat2", || format!("{}, RESOLVE_NO_XDEV", shown(dir, name))),
+    }
 }
 
 fn time_spec(time: FileTime) -> TimeSpec {

@@ -96,6 +96,17 @@ pub fn kill(pid: i32, signal: i32) -> Result<()> {
     Errno::result(result).map(drop).call("kill", || format!("{pid}, {}", name(signal)))
 }
 
+/// Whether the caller ignores a signal, as nohup(1) and a shell's `&` have their programs do.
+pub fn is_ignored(signal: i32) -> Result<bool> {
+    let mut current = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action the call only writes the present one to `current`.
+    let result = unsafe { libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) };
+    Errno::result(result).call("sigaction", || signal.to_string())?;
+    // SAFETY: the call succeeded, so all of it is written.
+    let current = unsafe { current.assume_init() };
+    Ok(current.sa_sigaction == libc::SIG_IGN)
+}
+
 /// Gives every signal its default action, as a program expects it that is started: Rust's runtime
 /// ignores SIGPIPE, and an ignored signal stays so through execve(2).
 pub fn reset_dispositions() {

@@ -98,11 +98,16 @@ impl Status {
 impl ContainerState {
     /// The status by what still runs: a recorded one is out of date once the processes are gone,
     /// as after the monitor was killed.
+    ///
+    /// Either process of a container tells that it runs: the init hides itself, and where /proc is
+    /// mounted with `hidepid=2` (proc(5)) its owner finds only the main command there.
     pub fn live_status(&self) -> Result<Status, StateError> {
         let alive = |p: &Option<ProcessId>| p.map_or(Ok(false), |p| p.is_alive());
         Ok(match self.status {
             Status::Creating if alive(&self.monitor)? => Status::Creating,
-            Status::Created | Status::Running if alive(&self.init)? => self.status,
+            Status::Created | Status::Running if alive(&self.init)? || alive(&self.main)? => {
+                self.status
+            }
             _ => Status::Stopped,
         })
     }
@@ -157,6 +162,25 @@ pub enum StateError {
     },
 }
 
+impl StateError {
+    /// What the user can do about it, as one line; `None` where it depends on what was wanted.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::NotPrivate { path, .. } => {
+                Some(format!("remove {path:?}, or set XDG_RUNTIME_DIR to a directory of your own"))
+            }
+            Self::Damaged { path, .. } => {
+                let dir = path.parent().unwrap_or(path);
+                Some(format!(
+                    "if no container of that name runs, remove it: rm -r {}",
+                    dir.display()
+                ))
+            }
+            _ => None,
+        }
+    }
+}
+
 type Result<T, E = StateError> = std::result::Result<T, E>;
 
 /// The directory that holds a caller's containers.
@@ -174,6 +198,11 @@ impl StateRoot {
     pub fn open_default() -> Result<Self> {
         let uid = nix::unistd::geteuid().as_raw();
         Self::open(default_path(uid), uid)
+    }
+
+    /// Where the caller's root is, or would be: for messages.
+    pub fn default_dir() -> PathBuf {
+        default_path(nix::unistd::geteuid().as_raw())
     }
 
     /// The caller's root if it exists already: for those who only look.
@@ -246,8 +275,14 @@ impl StateRoot {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => other.call("mkdir", || format!("{dir:?}"))?,
         }
-        write_atomically(&dir, state)?;
-        Ok(dir)
+        match write_atomically(&dir, state) {
+            Ok(()) => Ok(dir),
+            Err(error) => {
+                // Nothing half made stays; why there is none is told all the same.
+                let _ = fs::remove_dir_all(&dir);
+                Err(error)
+            }
+        }
     }
 
     /// Replaces the record of an existing container.
@@ -318,7 +353,11 @@ impl StateRoot {
 
     /// The container that `name` means: an id or a name, else the only id that starts with it.
     pub fn find(&self, name: &str) -> Result<ContainerState> {
-        check_id(name)?;
+        // By its id one is found also where another's record is damaged.
+        match self.load(name) {
+            Err(StateError::NotFound(_)) => {}
+            other => return other,
+        }
         let mut all = self.list()?;
         if let Some(at) = all.iter().position(|s| s.id == name || s.name == name) {
             return Ok(all.swap_remove(at));
@@ -344,11 +383,12 @@ pub fn check_id(id: &str) -> Result<()> {
 }
 
 fn default_path(uid: u32) -> PathBuf {
-    if uid == 0 {
-        return "/run/minirun".into();
-    }
     // An XDG_RUNTIME_DIR inherited through su or sudo belongs to somebody else.
     let mine = |dir: &Path| fs::metadata(dir).is_ok_and(|m| m.is_dir() && m.uid() == uid);
+    // Root of a user namespace of a user's, as by `unshare -r`, is that user: /run is not theirs.
+    if uid == 0 && mine(Path::new("/run")) {
+        return "/run/minirun".into();
+    }
     std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
         .filter(|dir| dir.is_absolute() && mine(dir))
@@ -402,6 +442,17 @@ mod tests {
     }
 
     #[test]
+    fn a_creation_that_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = StateRoot::open(dir.path().join("s"), nix::unistd::geteuid().as_raw()).unwrap();
+        // In the way of the file that becomes the record.
+        fs::create_dir_all(root.path().join("a/.state.json.new")).unwrap();
+        let error = root.create(&sample("a", "a"), &root.lock().unwrap()).unwrap_err();
+        assert!(matches!(error, StateError::Sys(_)), "{error}");
+        assert!(!root.path().join("a").exists());
+    }
+
+    #[test]
     fn a_container_is_found_by_id_name_and_unique_prefix() {
         let dir = tempfile::tempdir().unwrap();
         let root = root(&dir);
@@ -443,7 +494,10 @@ mod tests {
         let me = ProcessId::of(std::process::id().cast_signed()).unwrap();
         let mut state = ContainerState { init: me, ..sample("a", "a") };
         assert_eq!(state.live_status().unwrap(), Status::Running);
-        state.init = None;
+        // As for its owner where /proc hides the init.
+        (state.init, state.main) = (None, me);
+        assert_eq!(state.live_status().unwrap(), Status::Running);
+        state.main = None;
         assert_eq!(state.live_status().unwrap(), Status::Stopped);
     }
 
@@ -455,5 +509,10 @@ mod tests {
         let at = root.create(&sample("a", "a"), &lock).unwrap();
         fs::write(at.join(STATE_FILE), "{").unwrap();
         assert!(matches!(root.load("a"), Err(StateError::Damaged { .. })));
+        root.remove("a", &lock).unwrap();
+        root.create(&sample("b", "b"), &lock).unwrap();
+        fs::create_dir(root.path().join("a")).unwrap();
+        fs::write(root.path().join("a").join(STATE_FILE), "{").unwrap();
+        assert_eq!(root.find("b").unwrap().id, "b", "another's damage does not matter");
     }
 }

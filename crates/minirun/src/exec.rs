@@ -4,7 +4,8 @@
 //! minirun ─ joins user and pid namespaces ─ clone3 ─▶ child ─ joins the others ─▶ the command
 //! ```
 //!
-//! The way in is the main command's pidfd: the init, hidden, lets none but root in.
+//! The program runs from a sealed copy of its own file: with hostile processes around it the child
+//! may execute that very file. The way in is the main command's pidfd: the init, hidden, lets none but root in.
 
 use std::fs::File;
 use std::io::Read;
@@ -17,7 +18,7 @@ use ctsys::process::ProcessId;
 use ctsys::report::Explain;
 use ctsys::signal::{self, SignalSet};
 use ctsys::state::{ContainerState, StateError, StateRoot, Status};
-use ctsys::{clone, fdpass, isolate, ns, tty, wait};
+use ctsys::{clone, fdpass, isolate, ns, seal, tty, wait};
 use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sched::CloneFlags;
@@ -120,16 +121,15 @@ type Result<T> = std::result::Result<T, ExecError>;
 ///
 /// Must be called before any thread is started.
 pub fn exec(options: &ExecOptions) -> Result<u8> {
-    let container = lifecycle::find(&options.container)?;
-    let not_running = || LifecycleError::NotRunning(container.name.clone());
-    if container.status != Status::Running {
-        return Err(not_running().into());
-    }
+    let container = lifecycle::find_started(&options.container)?;
+    let not_running =
+        || LifecycleError::NotRunning { name: container.name.clone(), status: Status::Stopped };
     let main = container.main.as_ref();
     let pidfd = main.map(ProcessId::open).transpose().map_err(outside("open the container"))?;
     let (Some(main), Some(pidfd)) = (main, pidfd.flatten()) else {
         return Err(not_running().into());
     };
+    seal::run_from_sealed_copy().map_err(outside("seal the program's own file"))?;
     let spec = kept_config(&container)?;
     let maps = idmap::of_process(main.pid).map_err(outside("read the container's id maps"))?;
     let kinds = Plan::new(&spec, &container.rootfs, &maps)?.namespaces;

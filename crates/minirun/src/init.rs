@@ -52,6 +52,7 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     if !handshake::wait_mapped(socket).step(|| "cannot hear from outside".into())? {
         return Err(Failure::new("the process outside is gone"));
     }
+    isolate::erase_command_line().step(|| "cannot erase the init's command line".into())?;
     // 3. Root of the container, in a session without the caller's terminal.
     become_root(plan)?;
     nix::unistd::setsid().call("setsid", String::new).step(|| "cannot start a session".into())?;

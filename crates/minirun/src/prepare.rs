@@ -96,6 +96,9 @@ impl Place {
         let found = found.ok_or_else(|| Error::no_rootfs(rootfs, bundle))?;
         // The record stands beside the name that ocipull was given, which may be a link's.
         let named = if rootfs.file_name().is_some() { rootfs } else { &found };
+        for path in std::iter::once(found.as_path()).chain(bundle) {
+            path.to_str().ok_or_else(|| Error::NotUtf8(path.into()))?;
+        }
         let record = ImageRecord::read(named).map_err(Error::Record)?;
         let image = record.as_ref().map(Image::from_record).transpose().map_err(Error::Image)?;
         Ok(Self {

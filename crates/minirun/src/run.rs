@@ -85,10 +85,7 @@ impl Explain for RunError {
             Self::State(StateError::Exists(name)) => {
                 Some(format!("choose another --name, or remove it: minirun delete --force {name}"))
             }
-            Self::State(StateError::NotPrivate { path, .. }) => {
-                Some(format!("remove {path:?}, or set XDG_RUNTIME_DIR to a directory of your own"))
-            }
-            Self::State(_) => None,
+            Self::State(error) => error.remedy(),
             Self::NoRootfs(_) => {
                 Some("name a root filesystem, or make one: ocipull IMAGE ./rootfs".into())
             }
@@ -102,7 +99,7 @@ impl Explain for RunError {
             Self::InitDied(_) | Self::MonitorDied(_) => {
                 Some("was it killed, or is memory short? look at the kernel's log".into())
             }
-            Self::Outside { .. } => None,
+            Self::Outside { source, .. } => refusal::processes_hint(source.errno()),
         }
     }
 

@@ -5,12 +5,13 @@
 
 mod common;
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::{As, bundle, give, record, tempdir, unique};
 use serde_json::{Value, json};
-use testkit::programs::Finished;
+use testkit::programs::{Finished, Run};
 use testkit::tree::{Options, Tree, assert_same};
 use testkit::user::TestUser;
 
@@ -248,6 +249,10 @@ fn bad_input_is_one_line_one_hint_and_125() {
     refused(&plain, &["--nonsense"], "unexpected argument");
     refused(&plain, &["rootfs", "sh"], "unexpected argument");
     refused(&plain, &["rootfs", "--bundle", "."], "cannot be used with");
+    let odd = dir.path().join(std::ffi::OsStr::from_bytes(b"pod\xff"));
+    std::fs::create_dir(&odd).unwrap();
+    std::os::unix::fs::symlink(plain.join("rootfs"), odd.join("rootfs")).unwrap();
+    refused(&odd, &[], "is not UTF-8");
     let other = As::User(TestUser::without_subids().isolated());
     let single = bundle(dir.path(), "single", &other, None);
     assert_refused(&other.minirun(&single, &["-u", "1"]), 125, "user 1 is not mapped");
@@ -430,4 +435,23 @@ fn a_name_in_use_is_an_error_that_names_it() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     who.minirun(&bundle, &["--name", &container.name, "--", "true"]).assert_code(0);
+}
+
+#[test]
+fn a_volume_of_what_the_host_mounted_read_only_stays_so() {
+    let dir = tempdir();
+    let who = As::User(TestUser::without_subids().isolated());
+    let bundle = bundle(dir.path(), "pod", &who, None);
+    let mut inner = who.command(testkit::programs::binary("minirun"));
+    inner.args(["--rootless", "-v", "./mnt:/mnt", "--", "sh", "-c"]).current_dir(&bundle);
+    inner.arg("cat /mnt/file; (: >/mnt/made) 2>&1 | grep -o 'Read-only.*'");
+    std::fs::create_dir(bundle.join("mnt")).unwrap();
+    let mut command = std::process::Command::new("unshare");
+    let script =
+        "mount -t tmpfs t mnt && echo text >mnt/file && mount -o remount,ro mnt && exec \"$@\"";
+    command.args(["-m", "sh", "-c", script, "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args()).current_dir(&bundle);
+    command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    let done = Run::new(command).finish();
+    done.assert_code(0).assert_stdout("text\nRead-only file system\n");
 }

@@ -96,3 +96,36 @@ fn what_cannot_be_run_is_told() {
     assert_refused(&done, 1, "container not running", "delete");
     drop(running);
 }
+
+/// CVE-2019-5736: a program of the container's that names /proc/self/exe as its interpreter makes
+/// the container's root the owner of a process that runs minirun's own file.
+#[test]
+fn the_hosts_binary_cannot_be_changed_through_a_process_that_runs_it() {
+    for c in Container::all() {
+        let binary = c.bundle.join("minirun");
+        std::fs::copy(testkit::programs::binary("minirun"), &binary).unwrap();
+        let trap = c.bundle.join("rootfs/bin/trap");
+        std::fs::write(&trap, "#!/proc/self/exe\n").unwrap();
+        for (file, mode) in [(&binary, 0o755), (&trap, 0o755)] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(file, mode).unwrap();
+        }
+        common::give(&c.bundle, &c.who);
+        let before = std::fs::metadata(&binary).unwrap();
+        // Whatever runs something else than busybox, and is not on its way there.
+        let running = c.detach(
+            "echo up; while :; do for p in /proc/[0-9]*; do case $(readlink $p/exe) in \
+             ''|/bin/busybox) ;; *) chmod 4777 $p/exe && echo caught && exit;; \
+             esac; done; done 2>/dev/null",
+        );
+        wait_until("a look at the trapped process", || {
+            let mut command = c.who.command(&binary);
+            command.args(["exec", &c.name, "--", "/bin/trap"]).current_dir(&c.bundle);
+            Run::new(command).finish();
+            c.log().contains("caught")
+        });
+        let after = std::fs::metadata(&binary).unwrap();
+        assert_eq!(before.permissions(), after.permissions(), "as {}", c.who.name());
+        drop(running);
+    }
+}

@@ -19,6 +19,15 @@ fn orphans_are_reaped() {
 }
 
 #[test]
+fn the_inits_command_line_says_nothing_of_the_host() {
+    for c in Container::all() {
+        let done =
+            c.sh("for p in 1 $$; do tr -d '\\000' < /proc/$p/cmdline | head -c 1 | wc -c; done");
+        assert_eq!(done.stdout_text(), "0\n1\n", "{done}");
+    }
+}
+
+#[test]
 fn the_init_ends_with_the_main_command_and_takes_the_rest_along() {
     let c = Container::single();
     let done = c.sh("sleep 1000 & setsid sleep 1000 & exit 5");

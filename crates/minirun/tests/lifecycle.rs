@@ -5,9 +5,10 @@ mod container;
 
 use std::os::unix::fs::PermissionsExt;
 
-use common::read_json;
+use common::{As, read_json};
 use container::{Container, assert_refused, wait_until};
-use testkit::programs::process_runs;
+use testkit::programs::{Run, process_runs};
+use testkit::user::TestUser;
 
 const WAITS: &str = "trap 'echo bye; exit 3' TERM; echo hello; while :; do sleep 0.05; done";
 
@@ -158,4 +159,44 @@ fn the_list_as_json_is_an_array_of_states() {
     assert_eq!(list[0]["status"], "running");
     c.minirun(&["list", "-q"]).assert_code(0).assert_stdout(&format!("{}\n", c.name));
     drop(running);
+}
+
+/// The command may speak, and be answered, before the record says that it runs.
+#[test]
+fn a_container_that_is_being_set_up_is_waited_for() {
+    let c = Container::new(As::User(TestUser::with_subids().isolated()));
+    let record = common::record(c.who.ownership(), serde_json::json!({}));
+    std::fs::write(c.bundle.join("rootfs.image.json"), record.to_string()).unwrap();
+    // The helpers are looked for in the caller's PATH: one that waits to be let go.
+    let (helpers, go) = (c.bundle.join("helpers"), c.bundle.join("go"));
+    std::fs::create_dir(&helpers).unwrap();
+    let script = format!(
+        "#!/bin/sh\nwhile [ ! -e {go:?} ]; do sleep 0.02; done\nexec /usr/bin/newgidmap \"$@\"\n"
+    );
+    std::fs::write(helpers.join("newgidmap"), script).unwrap();
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(helpers.join("newgidmap"), mode).unwrap();
+    let mut command = c.command(&["--rootless", "--", "sh", "-c", "trap '' TERM; sleep 1000"]);
+    command.env("PATH", format!("{}:/usr/bin:/bin", helpers.display()));
+    let running = Run::new(command).spawn();
+    wait_until("the record", || c.state_dir().join("state.json").exists());
+    assert_eq!(c.status(), "creating");
+    let exec = Run::new(c.command(&["exec", &c.name, "--", "echo", "in"])).spawn();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::fs::write(&go, "").unwrap();
+    exec.finish().assert_code(0).assert_stdout("in\n");
+    c.minirun(&["kill", &c.name, "KILL"]).assert_success();
+    running.finish().assert_code(137);
+}
+
+#[test]
+fn a_damaged_record_is_named_with_the_remedy() {
+    let c = Container::single();
+    c.minirun(&["--rootless", "--", "true"]).assert_success();
+    std::fs::create_dir(c.state_dir()).unwrap();
+    std::fs::write(c.state_dir().join("state.json"), "").unwrap();
+    common::give(&c.state_dir(), &c.who);
+    let remedy = format!("rm -r {}", c.state_dir().display());
+    assert_refused(&c.minirun(&["list"]), 1, "is damaged", &remedy);
+    assert_refused(&c.minirun(&["--rootless", "--", "true"]), 125, "is damaged", &remedy);
 }

@@ -286,6 +286,44 @@ fn a_machine_without_user_namespaces_is_named_with_the_remedy() {
     assert_refused(&done, 125, "ENOSPC", "sysctl -w user.max_user_namespaces=15000");
 }
 
+/// `wrapper` is a command line that ends by executing what follows it.
+fn wrapped(c: &Container, wrapper: &[&str]) -> testkit::programs::Finished {
+    let mut command = c.who.command(wrapper[0]);
+    command.args(&wrapper[1..]).arg(testkit::programs::binary("minirun"));
+    command.args(["--rootless", "--", "id", "-u"]).current_dir(&c.bundle);
+    Run::new(command).finish()
+}
+
+#[test]
+fn a_refusal_of_the_kernels_is_told_with_its_reason() {
+    let c = Container::single();
+    let done = wrapped(&c, &["prlimit", "--nproc=1"]);
+    assert_refused(&done, 125, "EAGAIN", "as many processes as allowed");
+    let c = Container::new(As::User(testkit::user::TestUser::with_subids().isolated()));
+    let record = common::record(c.who.ownership(), serde_json::json!({}));
+    std::fs::write(c.bundle.join("rootfs.image.json"), record.to_string()).unwrap();
+    let done = wrapped(&c, &["setpriv", "--no-new-privs"]);
+    assert_refused(&done, 125, "EPERM", "no_new_privs is set here");
+
+    // In a chroot the kernel makes no user namespace.
+    let root = c.bundle.parent().unwrap().join("root");
+    std::fs::create_dir(&root).unwrap();
+    let inner = c.command(&["--bundle", c.bundle.to_str().unwrap(), "--", "true"]);
+    let mut command = Command::new("unshare");
+    let script = "mount --rbind / \"$0\" && exec chroot \"$0\" \"$@\"";
+    command.args(["-m", "sh", "-c", script]).arg(&root);
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    assert_refused(&Run::new(command).finish(), 125, "EPERM", "in a chroot");
+}
+
+#[test]
+fn root_of_a_users_own_namespace_is_that_user() {
+    let c = Container::single();
+    wrapped(&c, &["unshare", "-r"]).assert_code(0).assert_stdout("0\n");
+    assert!(c.state_dir().parent().unwrap().is_dir(), "the records are the user's");
+}
+
 #[test]
 fn a_root_filesystem_that_is_not_there_is_named() {
     let c = Container::single();

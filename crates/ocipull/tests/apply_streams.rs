@@ -111,6 +111,17 @@ fn extended_headers_and_long_names_are_bounded() {
 }
 
 #[test]
+fn global_headers_are_bounded_together() {
+    let value = "v".repeat(600 << 10);
+    let header = |layer: LayerBuilder, name| layer.global_pax(&[(name, &value)]);
+    let message = refused(&[header(header(layer(), "SCHILY.xattr.user.a"), "SCHILY.xattr.user.b")]);
+    assert!(message.contains("global extended headers say is too large"), "{message}");
+    // One that says the same again takes nothing more.
+    let again = header(header(layer(), "SCHILY.xattr.user.a"), "SCHILY.xattr.user.a");
+    assert_eq!(listed(&[again]), [""; 0]);
+}
+
+#[test]
 fn one_size_counts_where_two_are_given() {
     // An extended header's size counts over the header's: the data hides a whole entry
     // (CVE-2025-62518), which is seen by a reader that goes by the header's.

@@ -17,6 +17,7 @@ Without BIND, 127.0.0.1 and ::1 are listened on.
 Exit codes:
   1      failure, or the target ended
   2      usage
+  129    ended by SIGHUP: its terminal is gone
   130    ended by SIGINT
   143    ended by SIGTERM";
 

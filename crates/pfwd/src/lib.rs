@@ -35,7 +35,7 @@ use nix::errno::Errno;
 
 use listen::ListenError;
 use netns::{Namespace, NetnsError};
-use notice::{Notice, Notices};
+use notice::Notices;
 use serve::{Ended, ServeError};
 use spec::Forward;
 use target::{Target, TargetError};
@@ -80,13 +80,6 @@ pub fn run(options: &Options, notices: Arc<Notices>) -> Result<Ended, Error> {
         if options.forwards.is_empty() { declared(&target)? } else { options.forwards.clone() };
     let namespace = Arc::new(Namespace::enter(&target)?);
     let routes = listen::bind_all(&forwards, matches!(*namespace, Namespace::Own))?;
-    for route in &routes {
-        let (local, remote) = (route.to_string(), route.remote);
-        notices.tell(&Notice::Forwarding { local, target: target.name.clone(), remote });
-        if let Some((address, error)) = &route.missing {
-            notices.tell(&Notice::Missing { address: *address, error: error.clone() });
-        }
-    }
     Ok(serve::serve(&target, namespace, routes, notices)?)
 }
 

@@ -216,7 +216,7 @@ impl Joined {
 
 /// The helper's life; returns its exit code, which nobody looks at.
 fn run(channel: &OwnedFd, pidfd: &OwnedFd) -> u8 {
-    let joined = match join(pidfd) {
+    let joined = match confine::hide().and_then(|()| join(pidfd)) {
         // Looked at now: nothing is opened any more once capabilities are gone.
         Ok(()) => namespace_inode("/proc/self/ns/net").map(Joined::Inode),
         Err(error) => Ok(Joined::Refused(error.errno())),
@@ -281,10 +281,11 @@ fn make_socket(family: Family) -> SysResult<OwnedFd> {
     Ok(made)
 }
 
-/// What both sides of a connection have: no delay of small writes, and a question to a peer that has
-/// long been silent.
+/// What both sides of a connection have: no delay of small writes, urgent data in its place among
+/// the rest, where else it would be lost, and a question to a peer that has long been silent.
 pub(crate) fn tune(socket: &OwnedFd) -> SysResult<()> {
     setsockopt(socket, sockopt::TcpNoDelay, &true).call("setsockopt", || "TCP_NODELAY".into())?;
+    setsockopt(socket, sockopt::OobInline, &true).call("setsockopt", || "SO_OOBINLINE".into())?;
     setsockopt(socket, sockopt::KeepAlive, &true).call("setsockopt", || "SO_KEEPALIVE".into())?;
     setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)
         .call("setsockopt", || format!("TCP_KEEPIDLE, {KEEPALIVE_IDLE_SECONDS}"))

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ctsys::SysError;
@@ -50,7 +50,7 @@ pub enum Notice {
 
 /// Tells notices, those about single connections a few a second only.
 pub struct Notices {
-    tell: Box<dyn Fn(&Notice) + Send + Sync>,
+    tell: Box<dyn Fn(&Notice) -> bool + Send + Sync>,
     window: Mutex<Window>,
 }
 
@@ -61,30 +61,32 @@ struct Window {
 }
 
 impl Notices {
-    /// Calls `tell` for each notice, from any thread.
-    pub fn new(tell: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
+    /// Calls `tell` for each notice, from any thread. It must not block, as connections wait for it,
+    /// and returns whether the notice was taken.
+    pub fn new(tell: impl Fn(&Notice) -> bool + Send + Sync + 'static) -> Self {
         let window = Window { start: Instant::now(), told: 0, left_out: 0 };
         Self { tell: Box::new(tell), window: Mutex::new(window) }
     }
 
-    /// Tells `notice` in any case.
+    /// Tells `notice` however many were told just now.
     pub fn tell(&self, notice: &Notice) {
         (self.tell)(notice);
     }
 
-    /// Tells `notice` unless many were told just now; those left out are counted in a later line.
+    /// Tells `notice` unless many were told just now; those left out, or not taken, are counted in a
+    /// later line.
     pub fn tell_some(&self, notice: &Notice) {
-        let left_out = {
-            let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-            match window.admit(Instant::now()) {
-                Some(left_out) => left_out,
-                None => return,
-            }
-        };
-        if left_out > 0 {
-            self.tell(&Notice::LeftOut(left_out));
+        let Some(left_out) = self.window().admit(Instant::now()) else { return };
+        if left_out > 0 && !(self.tell)(&Notice::LeftOut(left_out)) {
+            self.window().left_out += left_out;
         }
-        self.tell(notice);
+        if !(self.tell)(notice) {
+            self.window().left_out += 1;
+        }
+    }
+
+    fn window(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,5 +140,13 @@ mod tests {
         assert_eq!(told, 5);
         assert_eq!(window.admit(start + WINDOW), Some(95));
         assert_eq!(window.admit(start + WINDOW), Some(0));
+    }
+
+    #[test]
+    fn what_is_not_taken_is_counted() {
+        let notices = Notices::new(|_| false);
+        let notice = Notice::Exhausted(std::io::ErrorKind::Other.into());
+        (0..3).for_each(|_| notices.tell_some(&notice));
+        assert_eq!(notices.window().left_out, 3);
     }
 }

@@ -60,9 +60,14 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Whether a socket bound to `bound` receives what is for `wanted`; `::` may take IPv4 as well.
+/// Whether a socket bound to `bound` keeps another from `wanted`; `::` may take IPv4 as well.
 fn covers(bound: IpAddr, wanted: IpAddr) -> bool {
-    bound == wanted || bound.is_unspecified() && (bound.is_ipv6() || wanted.is_ipv4())
+    // A program that makes IPv6 sockets only has 127.0.0.1 as ::ffff:127.0.0.1.
+    let bound = bound.to_canonical();
+    let any = bound.is_unspecified() || wanted.is_unspecified();
+    bound == wanted
+        || any && bound.is_ipv4() == wanted.is_ipv4()
+        || bound.is_unspecified() && bound.is_ipv6()
 }
 
 struct Listening {
@@ -137,6 +142,31 @@ mod tests {
         assert_eq!(parse_line(line).unwrap().address, "[::1]:80".parse().unwrap());
         assert!(parse_line("  sl  local_address rem_address   st tx_queue").is_none());
         assert!(parse_line(&line.replace(" 0A ", " 01 ")).is_none());
+    }
+
+    #[test]
+    fn a_wildcard_on_either_side_and_a_mapped_address_are_in_the_way() {
+        let covers = |bound: &str, wanted: &str| {
+            super::covers(bound.parse().unwrap(), wanted.parse().unwrap())
+        };
+        for (bound, wanted) in [
+            ("0.0.0.0", "127.0.0.1"),
+            ("127.0.0.1", "0.0.0.0"),
+            ("::", "127.0.0.1"),
+            ("::1", "::"),
+            ("::ffff:127.0.0.1", "127.0.0.1"),
+            ("::ffff:127.0.0.1", "0.0.0.0"),
+        ] {
+            assert!(covers(bound, wanted), "{bound} {wanted}");
+        }
+        for (bound, wanted) in [
+            ("127.0.0.1", "::1"),
+            ("127.0.0.2", "127.0.0.1"),
+            ("::1", "0.0.0.0"),
+            ("0.0.0.0", "::"),
+        ] {
+            assert!(!covers(bound, wanted), "{bound} {wanted}");
+        }
     }
 
     #[test]

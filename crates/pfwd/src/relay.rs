@@ -9,7 +9,8 @@
 //! break (RST)     both sides closed with SO_LINGER 0, which sends RST
 //! ```
 //!
-//! Little is copied through one buffer; bulk moves through a pipe.
+//! Little is copied through one buffer; bulk moves through a pipe. Urgent data (MSG_OOB) arrives in
+//! its place in the stream, but no longer marked as urgent.
 //!
 //! A peer can break off a connection while nothing is read from it: after its end, or while the other
 //! side takes no data. So errors are watched for apart from reading then.
@@ -198,21 +199,27 @@ impl Half {
                             poll_io(to, cx, Interest::WRITABLE, || pipe.drain(to).map(some));
                         ready!(drain).map_err(Broken::Write)?;
                     }
-                    match poll_io(from, cx, Interest::READABLE, || pipe.fill(from).map(some)) {
-                        Poll::Ready(Ok(0)) => self.state = State::Ended,
-                        Poll::Ready(Ok(length)) => {
+                    let Poll::Ready(ready) = from.poll_read_ready(cx) else {
+                        // Gives the pipe back while there is nothing.
+                        self.state = State::Reading;
+                        return Poll::Pending;
+                    };
+                    match ready.and_then(|()| pipe.fill(from)) {
+                        Ok(0) => self.state = State::Ended,
+                        Ok(length) => {
                             moved += length;
                             // Little at a time is cheaper copied.
                             if length < BUFFER_BYTES {
                                 self.full_reads = 0;
                             }
                         }
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Read(error))),
-                        Poll::Pending => {
-                            // Gives the pipe back while there is nothing.
+                        // Nothing, or urgent data, at which splice(2) stops for ever: reading finds
+                        // out which.
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                             self.state = State::Reading;
-                            return Poll::Pending;
                         }
+                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Poll::Ready(Err(Broken::Read(error))),
                     }
                 }
             }
@@ -262,10 +269,9 @@ fn poll_read(
     cx: &mut Context<'_>,
     buffer: &mut [u8],
 ) -> Poll<io::Result<usize>> {
-    let capacity = buffer.len();
     poll_io(stream, cx, Interest::READABLE, || {
-        let length = recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?;
-        Ok((length, length != 0 && length < capacity))
+        // Little need not be all there is: reading stops before urgent data, too (tcp(7)).
+        recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT).map(some).map_err(io::Error::from)
     })
 }
 

@@ -37,6 +37,8 @@ use crate::target::Target;
 const MAX_WORKERS: usize = 8;
 /// Descriptors of the process itself: standard ones, channel, pidfds.
 const OWN_DESCRIPTORS: usize = 32;
+/// Of signal(7), the same on all architectures.
+const SIGTERM: i32 = 15;
 /// Descriptors of an event loop: epoll, its waker, the signal pipe.
 const DESCRIPTORS_PER_LOOP: usize = 8;
 /// Both ends of a pipe.
@@ -66,6 +68,14 @@ pub enum ServeError {
     /// Threads, descriptors or memory are missing.
     #[error("cannot set up the event loop")]
     Setup(#[source] io::Error),
+    /// The limit of descriptors leaves none for connections.
+    #[error("too few descriptors: got a limit of {got}, want at least {want}")]
+    Descriptors {
+        /// The limit.
+        got: u64,
+        /// Enough for one connection.
+        want: usize,
+    },
     /// Somebody killed the helper.
     #[error("the helper in the target's namespaces was killed")]
     Helper,
@@ -91,7 +101,7 @@ pub fn serve(
 ) -> Result<Ended, ServeError> {
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
     let listeners: usize = routes.iter().map(|r| r.listeners.len()).sum();
-    let limit = connection_limit(count, listeners).map_err(ServeError::Setup)?;
+    let limit = connection_limit(count, listeners)?;
     let (pool, filler) = Pool::new(Arc::clone(&namespace)).map_err(ServeError::Setup)?;
     let shared = Arc::new(Shared {
         pool,
@@ -129,6 +139,10 @@ impl Explain for ServeError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Setup(_) => Some("see ulimit -a for this user's limits".into()),
+            Self::Descriptors { want, .. } => Some(format!(
+                "raise the hard limit of open files, as by ulimit -n {}",
+                want.next_power_of_two()
+            )),
             Self::Helper => Some("run pfwd again".into()),
         }
     }
@@ -216,9 +230,9 @@ async fn accept_and_watch(
     workers: &Arc<Vec<Worker>>,
 ) -> Result<Ended, ServeError> {
     let setup = ServeError::Setup;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(setup)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(setup)?;
+    let mut ending = ending_signals().map_err(setup)?;
     let mut accepting = JoinSet::new();
+    let announced: Vec<Notice> = routes.iter().flat_map(|r| announcement(target, r)).collect();
     for route in routes {
         let port = Arc::new(Port::new(route.remote));
         for listener in route.listeners {
@@ -227,9 +241,10 @@ async fn accept_and_watch(
             accepting.spawn(accept(listener, Arc::clone(&port), shared, workers));
         }
     }
+    // Only now, when all is set up: whoever reads this may connect, or send a signal.
+    announced.iter().for_each(|notice| shared.notices.tell(notice));
     let ended = tokio::select! {
-        _ = interrupt.recv() => Ended::Signal(SignalKind::interrupt().as_raw_value()),
-        _ = terminate.recv() => Ended::Signal(SignalKind::terminate().as_raw_value()),
+        Some(number) = ending.join_next() => Ended::Signal(number.unwrap_or(SIGTERM)),
         end = end_of(Some(&target.pidfd)) => end.map(|()| Ended::Target).map_err(setup)?,
         end = end_of(namespace.helper_pidfd()) => {
             end.map_err(setup)?;
@@ -243,6 +258,32 @@ async fn accept_and_watch(
         let _ = tokio::time::timeout(LAST_WORDS, all).await;
     }
     Ok(ended)
+}
+
+/// Waits for the signals that end the forwarding: each task gives its signal's number. One that the
+/// caller has ignored, by nohup(1) or a shell's `&`, stays so.
+fn ending_signals() -> io::Result<JoinSet<i32>> {
+    let mut ending = JoinSet::new();
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+        let number = kind.as_raw_value();
+        if ctsys::signal::is_ignored(number).map_err(|e| io::Error::from(e.errno()))? {
+            continue;
+        }
+        let mut stream = signal(kind)?;
+        ending.spawn(async move {
+            stream.recv().await;
+            number
+        });
+    }
+    Ok(ending)
+}
+
+fn announcement(target: &Target, route: &Route) -> impl Iterator<Item = Notice> {
+    let (local, remote) = (route.to_string(), route.remote);
+    let forwarding = Notice::Forwarding { local, target: target.name.clone(), remote };
+    let missing = route.missing.clone();
+    let missing = missing.map(|(address, error)| Notice::Missing { address, error });
+    std::iter::once(forwarding).chain(missing)
 }
 
 /// Waits for the end of a process; for ever without one.
@@ -302,8 +343,9 @@ fn event_loop() -> io::Result<Runtime> {
 }
 
 /// How many connections the limit of descriptors allows, which is raised as far as may be.
-fn connection_limit(workers: usize, listeners: usize) -> io::Result<u32> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+fn connection_limit(workers: usize, listeners: usize) -> Result<u32, ServeError> {
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| ServeError::Setup(errno.into()))?;
     let descriptors = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
         Ok(()) => hard,
         Err(_) => soft,
@@ -318,6 +360,9 @@ fn connection_limit(workers: usize, listeners: usize) -> io::Result<u32> {
     let connections = (free / DESCRIPTORS_PER_CONNECTION).min(MAX_CONNECTIONS);
     match u32::try_from(connections) {
         Ok(limit) if limit > 0 => Ok(limit),
-        _ => Err(Errno::EMFILE.into()),
+        _ => {
+            let want = reserved + DESCRIPTORS_PER_CONNECTION;
+            Err(ServeError::Descriptors { got: descriptors, want })
+        }
     }
 }

@@ -6,9 +6,11 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, send};
 use rustix::process::Signal;
 use support::{
     PATIENCE, Pfwd, Pod, Who, ask, echo, has_ipv6, patient, read_all, reset, wait_until,
@@ -189,6 +191,55 @@ fn a_reset_at_once_is_never_taken_for_an_end() {
     }
 }
 
+/// Reading stops before urgent data with more behind it; what waits for the next arrival then waits
+/// for ever.
+#[test]
+fn urgent_data_is_passed_on_in_its_place_and_stops_nothing() {
+    let pod = Pod::start(&Who::Root);
+    let (listener, port) = pod.listen();
+    let pfwd = Pfwd::start(&Who::Root, &pod.target(), &[port]);
+    let urgent = |mut stream: &TcpStream| {
+        let sent = send(stream.as_raw_fd(), b"!", MsgFlags::MSG_OOB);
+        assert_eq!(sent, Ok(1));
+        stream.write_all(b"after").unwrap();
+    };
+
+    let (mut client, mut server) = (pfwd.connect(port), patient(listener.accept().unwrap().0));
+    client.write_all(b"first").unwrap();
+    server.read_exact(&mut [0; 5]).unwrap();
+    // All of it is there when pfwd reads next.
+    pfwd.process.signal(Signal::STOP);
+    client.write_all(b"before").unwrap();
+    urgent(&client);
+    pfwd.process.signal(Signal::CONT);
+    let mut text = [0; 12];
+    server.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"before!after");
+
+    // The same amid bulk.
+    let (mut client, mut server) = (pfwd.connect(port), patient(listener.accept().unwrap().0));
+    let rounds = 50;
+    let bulk = vec![0; 1 << 20];
+    let total = rounds * (bulk.len() + 6);
+    let sender = std::thread::spawn(move || {
+        for _ in 0..rounds {
+            client.write_all(&bulk).unwrap();
+            urgent(&client);
+        }
+        client
+    });
+    let mut buffer = vec![0; 1 << 16];
+    let (mut length, mut marks) = (0, 0);
+    while length < total {
+        let read = server.read(&mut buffer).unwrap();
+        assert_ne!(read, 0, "after {length} of {total} bytes");
+        marks += buffer[..read].iter().filter(|&&byte| byte == b'!').count();
+        length += read;
+    }
+    assert_eq!(marks, rounds);
+    drop(sender.join().unwrap());
+}
+
 #[test]
 fn without_ipv6_here_or_there_ipv4_alone_is_used() {
     // The forward's own side is a network without IPv6, too.
@@ -320,7 +371,7 @@ fn signals_end_it_and_leave_nothing() {
     for who in Who::each() {
         let pod = Pod::start(&who);
         let port = pod.serve(echo);
-        for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
             let pfwd = Pfwd::start(&who, &pod.target(), &[port]);
             let mut open = pfwd.connect(port);
             open.write_all(b"x").unwrap();

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha2::{Digest as _, Sha256};
 use support::{Pfwd, Pod, Who, ask, descriptors, echo, patient, reset, wait_until};
@@ -194,6 +195,60 @@ fn accepting_pauses_while_descriptors_are_out_and_goes_on_after() {
     assert_eq!(ask(waiting, "waited").unwrap(), "waited");
     // One line a pause, a pause a tenth of a second, five lines a second: no spinning.
     assert!(pfwd.process.stderr_text().lines().count() < 1000);
+}
+
+/// A script that started it and looks away, or a terminal stopped by Ctrl-S.
+#[test]
+fn a_standard_error_that_nobody_reads_stops_nothing() {
+    let pod = Pod::start(&Who::Root);
+    let port = pod.serve(echo);
+    let (listener, closed) = pod.listen();
+    drop(listener);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(binary("pfwd"));
+    command.args([pod.target(), format!(":{port}"), format!(":{closed}")]);
+    let mut pfwd = Killed(command.stderr(writer.try_clone().unwrap()).spawn().unwrap());
+    let mut said = String::new();
+    while !said.ends_with(&format!(":{closed}\n")) {
+        let mut some = [0; 512];
+        let length = reader.read(&mut some).unwrap();
+        assert_ne!(length, 0, "pfwd ended: {said}");
+        said.push_str(std::str::from_utf8(&some[..length]).unwrap());
+    }
+    let address = |remote: u16| -> std::net::SocketAddr {
+        let line = said.lines().find(|l| l.ends_with(&format!(":{remote}"))).unwrap();
+        line.split(' ').nth(1).unwrap().parse().unwrap()
+    };
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let mut full = &writer;
+    while full.write(&[b'x'; 4096]).is_ok() {}
+    while full.write(b"x").is_ok() {}
+    // The description is shared with pfwd, whose own writes block again.
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    // More refusals than there are threads that could be caught in telling of them.
+    for _ in 0..20 {
+        let mut refused = patient(TcpStream::connect(address(closed)).unwrap());
+        let error = refused.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    for _ in 0..20 {
+        let stream = patient(TcpStream::connect(address(port)).unwrap());
+        assert_eq!(ask(stream, "goes on").unwrap(), "goes on");
+    }
+    let process = rustix::process::Pid::from_child(&pfwd.0);
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    wait_until("a signal still ends it", || pfwd.0.try_wait().unwrap().is_some());
+    assert_eq!(pfwd.0.wait().unwrap().code(), Some(143));
+}
+
+/// A child that does not outlive a failing test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use ctsys::process::ProcessId;
 use ctsys::state::{ContainerState, StateRoot, Status};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Pfwd, Pod, Who, ask, descriptors, echo, pfwd, wait_until};
+use support::{Pfwd, Pod, Who, ask, descriptors, echo, has_ipv6, pfwd, wait_until};
 use testkit::programs::{Finished, Run, binary};
 
 /// One line that begins so, one hint that has this in it, and the code.
@@ -38,6 +38,40 @@ fn an_unknown_target_is_said_to_be_one() {
     assert_refused(&done, 1, "no process 4194305\n".trim_end(), "ps");
     let done = pfwd(&who, &["no\x1b[31m", "80"]);
     assert_refused(&done, 1, "unknown target \"no\\u{1b}[31m\"", "pid:N");
+}
+
+#[test]
+fn a_hint_names_where_containers_were_looked_for() {
+    let who = Who::user();
+    let Who::User(user) = &who else { panic!("a user") };
+    let dir = user.runtime_dir().join("minirun").display().to_string();
+    // As when the variable differs from minirun's, or after sudo.
+    assert_refused(&pfwd(&who, &["nosuch", "80"]), 1, "unknown target \"nosuch\"", &dir);
+}
+
+#[test]
+fn a_thread_is_no_target_and_its_process_is_named() {
+    let (told, id) = std::sync::mpsc::channel();
+    let (stay, ended) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        told.send(nix::unistd::gettid()).unwrap();
+        let _ = ended.recv();
+    });
+    let id = id.recv().unwrap();
+    let done = pfwd(&Who::Root, &[&format!("pid:{id}"), ":80"]);
+    let process = format!("pid:{}", std::process::id());
+    assert_refused(&done, 1, &format!("{id} is a thread, not a process"), &process);
+    drop(stay);
+    thread.join().unwrap();
+}
+
+#[test]
+fn too_few_descriptors_are_said_before_anything_is_announced() {
+    let pod = Pod::start(&Who::Root);
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=64:64", "--"]).arg(binary("pfwd")).args([&pod.target(), ":80"]);
+    let done = Run::new(command).finish();
+    assert_refused(&done, 1, "too few descriptors: got a limit of 64, want at least", "ulimit -n");
 }
 
 #[test]
@@ -75,7 +109,8 @@ fn usage_errors_end_with_2() {
     }
     let line = format!("no port to forward: {target} declares none");
     assert_refused(&pfwd(&Who::Root, &[&target]), 2, &line, "8080:80");
-    pfwd(&Who::Root, &[]).assert_code(2).assert_stdout("").assert_stderr("Usage: pfwd <TARGET>");
+    let line = "the following required arguments were not provided: <TARGET>";
+    assert_refused(&pfwd(&Who::Root, &[]), 2, line, "--help");
     let help = pfwd(&Who::Root, &["--help"]);
     help.assert_code(0);
     assert!(help.stdout_text().contains("Exit codes:"), "{help}");
@@ -96,6 +131,24 @@ fn a_busy_port_names_its_owner_and_nothing_is_started() {
         assert_refused(&done, 1, &line, "another local port");
         assert!(TcpStream::connect(("127.0.0.1", free)).is_err());
     }
+    // In one family only: a client that takes the other would reach another program.
+    if has_ipv6() {
+        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let busy = listener.local_addr().unwrap().port();
+        let pod = Pod::start(&Who::Root);
+        let done = pfwd(&Who::Root, &[&pod.target(), &format!("{busy}:80")]);
+        let line = format!("cannot listen on [::1]:{busy}: the port is in use by ");
+        assert_refused(&done, 1, &line, "another local port");
+        assert!(done.stderr_text().contains(&format!("(pid {})", std::process::id())), "{done}");
+        assert!(TcpStream::connect(("127.0.0.1", busy)).is_err());
+    }
+    // Wanted on every address, in use on one.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = listener.local_addr().unwrap().port();
+    let pod = Pod::start(&Who::Root);
+    let done = pfwd(&Who::Root, &[&pod.target(), &format!("0.0.0.0:{busy}:80")]);
+    assert_refused(&done, 1, &format!("cannot listen on 0.0.0.0:{busy}"), "another local port");
+    assert!(done.stderr_text().contains(&format!("(pid {})", std::process::id())), "{done}");
     // An owner that the user may not look at.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let who = Who::user();
@@ -204,6 +257,27 @@ fn the_helper_can_do_nothing_but_make_sockets() {
         // Somebody kills it: pfwd says so and ends.
         kill_process(Pid::from_raw(helper).unwrap(), Signal::KILL).unwrap();
         pfwd.process.finish().assert_code(1).assert_stderr("helper in the target's namespaces");
+    }
+}
+
+/// Whoever may trace processes in the target's user namespace must not find one there that can still
+/// see this machine's files.
+#[test]
+fn the_helper_hides_before_it_joins() {
+    for who in Who::each() {
+        let pod = Pod::start(&who);
+        let dir = tempfile::tempdir().unwrap();
+        let trace = dir.path().join("trace");
+        let run = who.command(binary("pfwd"));
+        let mut command = Command::new("strace");
+        command.args(["-f", "-e", "trace=prctl,setns", "-o"]).arg(&trace);
+        command.arg(run.get_program()).args(run.get_args()).args([&pod.target(), ":80"]);
+        let process = Run::new(command).spawn();
+        process.wait_stderr("forwarding");
+        let trace = std::fs::read_to_string(trace).unwrap();
+        let at = |call: &str| trace.lines().position(|line| line.contains(call));
+        let (hidden, joined) = (at("prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE"), at("setns("));
+        assert!(hidden.is_some() && hidden < joined, "{trace}");
     }
 }
 

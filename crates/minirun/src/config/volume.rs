@@ -74,8 +74,11 @@ impl Volume {
     }
 
     pub(super) fn to_mount(&self) -> Mount {
-        let access = if self.read_only { "ro" } else { "rw" };
-        let mut mount = spec::mount("", "bind", "", &["rbind", "rprivate", access]);
+        // Not "rw": that would ask to write where the host itself mounted read-only, which the
+        // kernel refuses.
+        let options =
+            if self.read_only { &["rbind", "rprivate", "ro"][..] } else { &["rbind", "rprivate"] };
+        let mut mount = spec::mount("", "bind", "", options);
         mount.set_destination(self.destination.clone()).set_source(Some(self.source.clone()));
         mount
     }

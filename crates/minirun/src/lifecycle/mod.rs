@@ -3,6 +3,7 @@
 mod show;
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use ctsys::SysError;
 use ctsys::error::Context;
@@ -22,6 +23,12 @@ pub use show::{list_json, list_table, state_json};
 /// all of its processes at once, but a busy machine may take its time.
 const KILL_LIMIT_MS: u16 = 10_000;
 
+/// How long a container that is being set up is waited for: it takes milliseconds, on a busy machine
+/// with the set-uid helpers some more.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const START_INTERVAL: Duration = Duration::from_millis(2);
+
 /// Why something could not be done to a container; implements `Explain` (exit code 1).
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
@@ -39,9 +46,14 @@ pub enum LifecycleError {
         #[source]
         source: SysError,
     },
-    /// Its processes are gone. (Engines over runc look for the text.)
-    #[error("container not running: {0:?} has stopped")]
-    NotRunning(String),
+    /// Its processes are gone, or not there yet. (Engines over runc look for the text.)
+    #[error("container not running: {name:?} is {}", status.as_str())]
+    NotRunning {
+        /// Which.
+        name: String,
+        /// What it is.
+        status: Status,
+    },
     /// Only a stopped container is deleted without force.
     #[error("cannot delete container {name:?} that is not stopped: {}", status.as_str())]
     NotStopped {
@@ -69,7 +81,10 @@ impl Explain for LifecycleError {
             Self::State(StateError::NotFound(_) | StateError::Ambiguous { .. }) => {
                 Some("see those there are: minirun list".into())
             }
-            Self::NotRunning(name) => Some(format!("remove it: minirun delete {name}")),
+            Self::NotRunning { name, status: Status::Creating } => {
+                Some(format!("its set-up takes long; end it with: minirun delete --force {name}"))
+            }
+            Self::NotRunning { name, .. } => Some(format!("remove it: minirun delete {name}")),
             Self::NotStopped { name, .. } => {
                 Some(format!("stop it first (minirun kill {name}), or add --force"))
             }
@@ -77,7 +92,8 @@ impl Explain for LifecycleError {
             Self::StillRunning { .. } => {
                 Some("a process of it waits in the kernel, as for a dead disk or server".into())
             }
-            Self::State(_) | Self::Sys { .. } => None,
+            Self::State(error) => error.remedy(),
+            Self::Sys { .. } => None,
         }
     }
 }
@@ -96,16 +112,28 @@ pub fn find(name: &str) -> Result<ContainerState> {
     Ok(live(root.find(name)?)?)
 }
 
+/// As [`find`], for what needs a command that runs. The command may speak before the record says
+/// that it runs: so one that is being set up is waited for.
+pub(crate) fn find_started(name: &str) -> Result<ContainerState> {
+    let deadline = Instant::now() + START_LIMIT;
+    loop {
+        let state = find(name)?;
+        match state.status {
+            Status::Running | Status::Created => return Ok(state),
+            Status::Creating if Instant::now() < deadline => std::thread::sleep(START_INTERVAL),
+            status => return Err(LifecycleError::NotRunning { name: state.name, status }),
+        }
+    }
+}
+
 /// Sends `signal` (name with or without SIG, or number) to the container's main command; KILL ends
 /// the whole container.
 pub fn kill(name: &str, signal: &str) -> Result<()> {
     let number =
         signal::parse(signal).ok_or_else(|| LifecycleError::UnknownSignal(signal.into()))?;
-    let state = find(name)?;
-    let not_running = || LifecycleError::NotRunning(state.name.clone());
-    if !matches!(state.status, Status::Running | Status::Created) {
-        return Err(not_running());
-    }
+    let state = find_started(name)?;
+    let not_running =
+        || LifecycleError::NotRunning { name: state.name.clone(), status: Status::Stopped };
     // The init passes on what it can; what it never sees goes to the command directly.
     let through_init = number == libc::SIGKILL || reap::forwards(number);
     let target = if through_init { state.init } else { state.main };

@@ -56,6 +56,9 @@ pub enum Error {
     /// The bundle's config.json.
     #[error(transparent)]
     Bundle(BundleError),
+    /// A path that neither a configuration nor a record can say.
+    #[error("{0:?} is not UTF-8, as all paths in a runtime configuration have to be")]
+    NotUtf8(PathBuf),
     /// A path that JSON cannot say.
     #[error("cannot write the configuration")]
     Json(#[source] serde_json::Error),
@@ -161,7 +164,9 @@ impl Explain for Error {
             Self::Hostname(_) => "choose another with --hostname NAME".into(),
             Self::Workdir(_) => "-w takes a path inside the container, such as /srv".into(),
             Self::Bundle(_) | Self::Json(_) | Self::CurrentDir(_)
-            | Self::Nul { .. } | Self::State(_) | Self::Subordinate(_) => return None,
+            | Self::Nul { .. } | Self::Subordinate(_) => return None,
+            Self::State(error) => return error.remedy(),
+            Self::NotUtf8(_) => "give the directory another name".into(),
         })
     }
 

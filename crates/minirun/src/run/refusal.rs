@@ -2,6 +2,7 @@
 
 use ctsys::SysError;
 use nix::errno::Errno;
+use nix::sys::prctl;
 
 /// The remedy when clone3(2) with new namespaces failed.
 pub(super) fn hint(errno: Errno) -> String {
@@ -24,7 +25,18 @@ pub(super) fn hint(errno: Errno) -> String {
         }
         return "the kernel refuses user namespaces to processes in a chroot or behind a seccomp filter, as in other containers: run minirun outside".into();
     }
+    if let Some(hint) = processes_hint(errno) {
+        return hint;
+    }
     "user namespaces need a kernel that has them (CONFIG_USER_NS), and memory".into()
+}
+
+/// The remedy where no process could be made because there are enough; `None` for other causes.
+pub(super) fn processes_hint(errno: Errno) -> Option<String> {
+    (errno == Errno::EAGAIN).then(|| {
+        "this user runs as many processes as allowed: end some, or raise the limit (ulimit -u)"
+            .into()
+    })
 }
 
 /// The remedy where AppArmor denies what a user namespace is for; `None` where it does not.
@@ -37,6 +49,9 @@ pub(super) fn apparmor() -> Option<String> {
 /// The remedy when the maps could not be installed.
 pub(super) fn maps_hint(by_helpers: bool, error: &SysError) -> String {
     if by_helpers {
+        if prctl::get_no_new_privs().unwrap_or(false) {
+            return "no_new_privs is set here (by a service's NoNewPrivileges, or another container), so newuidmap gets no rights: run minirun without it".into();
+        }
         return "check that newuidmap and newgidmap are set-uid root and that /etc/subuid and /etc/subgid grant the ranges (one user's must not overlap another's)".into();
     }
     match (error.errno(), apparmor()) {

@@ -42,6 +42,14 @@ pub enum ApplyError {
         /// As named by the user.
         dest: PathBuf,
     },
+    /// What is mounted there would be lost with the tree, on the host.
+    #[error("{mounted:?} is mounted inside of {dest:?}")]
+    MountInside {
+        /// As named by the user.
+        dest: PathBuf,
+        /// The mount point.
+        mounted: PathBuf,
+    },
     /// There is nothing to remove.
     #[error("{dest:?} does not exist")]
     Missing {
@@ -209,6 +217,7 @@ impl Explain for ApplyError {
                 "name a directory that does not exist yet, such as ./rootfs"
             }
             Self::MountPoint { .. } => "name a directory below the mount point",
+            Self::MountInside { .. } => "unmount it first",
             Self::NoRecord { .. } => "only what ocipull unpacked is removed by it; use rm -r",
             Self::Missing { .. } => "check the path",
             Self::Entry { source, .. } | Self::Metadata { source, .. } => {

@@ -16,6 +16,11 @@ pub const MAX_PATH_BYTES: usize = 4096;
 /// half a million files; each takes about 128 bytes of memory while its layer is applied.
 pub const MAX_ENTRIES: usize = 4_000_000;
 
+/// The paths of one layer together, and those of the tree's directories, in bytes: half a million
+/// files with paths of 100 bytes need a fifth. [`MAX_ENTRIES`] alone does not bound memory, as a
+/// path may have [`MAX_PATH_BYTES`], and one deep path implies thousands of directories.
+pub const MAX_PATHS_BYTES: usize = 256 << 20;
+
 /// Links followed for one path, as the kernel's `MAXSYMLINKS`.
 pub const MAX_LINKS_FOLLOWED: usize = 40;
 

@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use ctsys::rootdir;
 use ctsys::{Errno, SysError};
+use ctsys::{mounted, rootdir};
 
 use super::ApplyError;
 
@@ -103,6 +103,16 @@ impl DestPlace {
             // Closed by its mode to its own owner: an image's, so there is something in it.
             Err(e) if e.errno() == Errno::EACCES => Ok(Found::FullDir),
             Err(e) => Err(failed(e)),
+        }
+    }
+
+    /// Fails when something is mounted inside: what removes the tree must not reach into it. Where
+    /// /proc does not tell, [`rootdir::remove_at`] still stops at each mount point.
+    pub(super) fn refuse_mounts(&self) -> Result<(), ApplyError> {
+        let Ok(dir) = rootdir::open_dir_at(&self.parent, &self.name) else { return Ok(()) };
+        match mounted::mount_below(&dir) {
+            Ok(Some(mounted)) => Err(ApplyError::MountInside { dest: self.dest.clone(), mounted }),
+            _ => Ok(()),
         }
     }
 

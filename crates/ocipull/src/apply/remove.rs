@@ -23,6 +23,7 @@ pub fn remove(dest: &Path) -> Result<(), ApplyError> {
         (_, false) => return Err(ApplyError::NoRecord { dest: dest.into() }),
         (Found::Nothing, true) => {}
         (Found::EmptyDir | Found::FullDir, true) => {
+            place.refuse_mounts()?;
             // Aside first: at no moment is there a record of half a tree.
             let aside = place.fresh_name("");
             rootdir::rename_at(place.parent(), place.name(), &aside).map_err(failed)?;

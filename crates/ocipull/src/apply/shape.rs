@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 
-use super::limits::{MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES};
+use super::limits::{MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES, MAX_PATHS_BYTES};
 use super::name::{join, split};
 
 /// What the layer has at a path.
@@ -29,6 +29,16 @@ pub enum Made {
     Symlink(Box<[u8]>),
     /// Anything else.
     Other,
+}
+
+impl Made {
+    /// What it takes beside its path.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Symlink(target) => target.len(),
+            Self::Dir { .. } | Self::Other => 0,
+        }
+    }
 }
 
 /// Why a path cannot be resolved.
@@ -46,12 +56,17 @@ pub enum ShapeError {
     /// Past [`MAX_ENTRIES`].
     #[error("the layer has more than {MAX_ENTRIES} paths")]
     TooManyEntries,
+    /// Past [`MAX_PATHS_BYTES`].
+    #[error("the paths together are longer than {MAX_PATHS_BYTES} bytes")]
+    TooManyBytes,
 }
 
 /// The paths that a layer made so far.
 #[derive(Debug, Default)]
 pub struct LayerShape {
     made: BTreeMap<Box<[u8]>, Made>,
+    /// Of the keys and of the links' targets.
+    bytes: usize,
 }
 
 impl LayerShape {
@@ -98,9 +113,16 @@ impl LayerShape {
 
     /// Notes what an entry made; gives what stood there before.
     pub fn insert(&mut self, path: &[u8], made: Made) -> Result<Option<Made>, ShapeError> {
-        if self.made.len() >= MAX_ENTRIES && !self.made.contains_key(path) {
+        let replaced = self.made.get(path).map(|before| path.len() + before.bytes());
+        if self.made.len() >= MAX_ENTRIES && replaced.is_none() {
             return Err(ShapeError::TooManyEntries);
         }
+        let kept = self.bytes - replaced.unwrap_or(0);
+        let bytes = kept.saturating_add(path.len() + made.bytes());
+        if bytes > MAX_PATHS_BYTES {
+            return Err(ShapeError::TooManyBytes);
+        }
+        self.bytes = bytes;
         Ok(self.made.insert(path.into(), made))
     }
 
@@ -117,7 +139,9 @@ impl LayerShape {
     /// Forgets everything below the path.
     pub fn forget_below(&mut self, path: &[u8]) {
         for key in keys_below(&self.made, path) {
-            self.made.remove(&key);
+            if let Some(made) = self.made.remove(&key) {
+                self.bytes -= key.len() + made.bytes();
+            }
         }
     }
 }
@@ -191,6 +215,25 @@ mod tests {
         let raw = format!("long/{}", "e/".repeat(800));
         assert_eq!(shape.resolve_dir(raw.as_bytes()), Err(ShapeError::TooLong));
         assert!(shape.resolve_dir(b"long2").is_ok());
+    }
+
+    #[test]
+    fn paths_are_bounded_together_and_what_goes_is_given_back() {
+        let mut shape = LayerShape::default();
+        let target = vec![b't'; MAX_PATHS_BYTES / 4];
+        let link = || Made::Symlink(target.as_slice().into());
+        for round in 0..8 {
+            for name in [b"d/a", b"d/b", b"d/c"] {
+                shape.insert(name, link()).unwrap_or_else(|e| panic!("round {round}: {e}"));
+            }
+            if round % 2 == 1 {
+                shape.forget_below(b"d");
+            }
+        }
+        for name in [b"d/a", b"d/b", b"d/c"] {
+            shape.insert(name, link()).unwrap();
+        }
+        assert_eq!(shape.insert(b"e", link()), Err(ShapeError::TooManyBytes));
     }
 
     #[test]

@@ -80,6 +80,7 @@ impl Staging {
         if place.look()? == Found::FullDir && !options.force {
             return Err(ApplyError::Exists { dest: place.dest.clone() });
         }
+        place.refuse_mounts()?;
         place.remove_leftovers()?;
         let (name, dir) = place.make_staging()?;
         match Tree::new(dir, Keeper::new(options.ownership)) {
@@ -129,6 +130,7 @@ impl Staging {
         if found == Found::FullDir && !self.force {
             return Err(ApplyError::Exists { dest: self.place.dest.clone() });
         }
+        self.place.refuse_mounts()?;
         let new_record = self.place.fresh_name(".json");
         let written = write_file(&self.place, &new_record, &record.to_json());
         let moved = written.and_then(|()| self.replace(found));

@@ -8,9 +8,10 @@ use ctsys::SysError;
 use ctsys::rootdir::{self, RootDir};
 
 use super::error::EntryError;
+use super::limits::MAX_PATHS_BYTES;
 use super::meta::{DirMeta, Keeper, Metadata};
 use super::name::join;
-use super::shape::{LayerShape, Made, keys_below};
+use super::shape::{LayerShape, Made, ShapeError, keys_below};
 
 /// A root filesystem that is being made. Paths are clean and free of links; one that is not, on
 /// disk, fails.
@@ -19,13 +20,16 @@ pub(super) struct Tree {
     root: RootDir,
     /// Every directory of the tree.
     dirs: BTreeMap<Box<[u8]>, DirMeta>,
+    /// Of their paths together.
+    dir_bytes: usize,
     pub(super) keeper: Keeper,
 }
 
 impl Tree {
     /// Takes an empty directory.
     pub(super) fn new(root: OwnedFd, keeper: Keeper) -> Result<Self, EntryError> {
-        let mut tree = Self { root: RootDir::new(root), dirs: BTreeMap::new(), keeper };
+        let mut tree =
+            Self { root: RootDir::new(root), dirs: BTreeMap::new(), dir_bytes: 0, keeper };
         let root = tree.open_dir(b"")?;
         // Not new: it may have got access control lists from the directory that it stands in.
         tree.set_dir(&root, b"", Metadata::implied(), false)?;
@@ -88,7 +92,13 @@ impl Tree {
         is_new: bool,
     ) -> Result<(), EntryError> {
         let later = self.keeper.set_dir(dir, meta, path, is_new)?;
-        self.dirs.insert(path.into(), later);
+        if self.dirs.insert(path.into(), later).is_none() {
+            self.dir_bytes = self.dir_bytes.saturating_add(path.len());
+        }
+        // One layer is bounded by its shape; the directories of all layers have to be as well.
+        if self.dir_bytes > MAX_PATHS_BYTES {
+            return Err(ShapeError::TooManyBytes.into());
+        }
         Ok(())
     }
 
@@ -118,8 +128,10 @@ impl Tree {
     ) -> Result<(), EntryError> {
         rootdir::remove_at(parent, name)?;
         if self.dirs.remove(path).is_some() {
+            self.dir_bytes -= path.len();
             for below in keys_below(&self.dirs, path) {
                 self.dirs.remove(&below);
+                self.dir_bytes -= below.len();
             }
         }
         Ok(())

@@ -6,13 +6,18 @@ use super::{Result, Target, TargetError};
 
 /// The running container that `name` means.
 pub(super) fn find(name: &str) -> Result<Target> {
+    let unknown = |known| TargetError::Unknown {
+        name: name.to_owned(),
+        known,
+        dir: StateRoot::default_dir(),
+    };
     let Some(root) = StateRoot::find_default().map_err(TargetError::State)? else {
-        return Err(TargetError::Unknown { name: name.to_owned(), known: Vec::new() });
+        return Err(unknown(Vec::new()));
     };
     let state = match root.find(name) {
         Ok(state) => state,
         Err(StateError::NotFound(_) | StateError::InvalidId(_)) => {
-            return Err(TargetError::Unknown { name: name.to_owned(), known: names(&root)? });
+            return Err(unknown(names(&root)?));
         }
         Err(StateError::Ambiguous { name, candidates }) => {
             return Err(TargetError::Ambiguous { name, candidates });

@@ -8,6 +8,7 @@ mod pid;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use ctsys::SysError;
 use ctsys::error::Context as _;
@@ -58,6 +59,14 @@ pub enum TargetError {
     /// It has ended, but its parent has not collected it.
     #[error("process {0} has ended already (a zombie)")]
     Zombie(i32),
+    /// The number is that of one thread of a process.
+    #[error("{thread} is a thread, not a process")]
+    Thread {
+        /// The thread.
+        thread: i32,
+        /// Its process.
+        process: i32,
+    },
     /// No container of that name.
     #[error("unknown target {name:?}")]
     Unknown {
@@ -65,6 +74,8 @@ pub enum TargetError {
         name: String,
         /// The containers that there are.
         known: Vec<String>,
+        /// Where they are recorded: root's and each user's are apart.
+        dir: PathBuf,
     },
     /// A name that means several.
     #[error("ambiguous target {name:?}: could be {}", candidates.join(", "))]
@@ -146,11 +157,13 @@ impl Explain for TargetError {
                 "want the name or id of a container that minirun runs, or pid:N".into()
             }
             Self::NoProcess(_) | Self::Zombie(_) => "see ps for what runs".into(),
-            Self::Unknown { known, .. } if known.is_empty() => {
-                "minirun runs no container of this user's; pid:N forwards to any process".into()
-            }
-            Self::Unknown { known, .. } => {
-                format!("minirun's containers are: {}", known.join(", "))
+            Self::Thread { process, .. } => format!("its process is pid:{process}"),
+            Self::Unknown { known, dir, .. } if known.is_empty() => format!(
+                "minirun has recorded no container in {}; pid:N forwards to any process",
+                dir.display()
+            ),
+            Self::Unknown { known, dir, .. } => {
+                format!("minirun's containers in {} are: {}", dir.display(), known.join(", "))
             }
             Self::Ambiguous { .. } => "give more of the id, or the name".into(),
             Self::NotRunning { .. } => "see minirun list for what runs".into(),

@@ -155,6 +155,8 @@ impl<R: BufRead> TarReader<R> {
                     let data = self.special(&raw, "global extended header")?;
                     let mut global = self.global.clone();
                     global.extend(&data)?;
+                    // Each header is bounded; what many of them leave together has to be as well.
+                    within_special("what global extended headers say", global.xattr_bytes())?;
                     self.global = global.keep_global();
                     pax = self.global.clone();
                 }

@@ -86,6 +86,11 @@ impl Pax {
         }
     }
 
+    /// How long the extended attributes are, names and values: what grows from header to header.
+    pub fn xattr_bytes(&self) -> u64 {
+        self.xattrs.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum()
+    }
+
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
         // An empty value takes back what a global header said.
         let present = !value.is_empty();
