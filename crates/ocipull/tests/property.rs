@@ -25,9 +25,9 @@ use testkit::programs::Run;
 use testkit::tree::{Options, Times, Tree};
 use testkit::user::TestUser;
 
-const STACKS: u64 = 400;
+const STACKS: u64 = 300;
 const STACKS_OF_A_USER: u64 = 30;
-const STACKS_OF_UMOCI: u64 = 12;
+const STACKS_OF_UMOCI: u64 = 10;
 
 #[test]
 fn stacks_give_the_tree_of_the_model() {
@@ -41,8 +41,9 @@ fn stacks_give_the_tree_of_the_model() {
             panic!("seed {seed}:\n{}\n{why}", shown(&smallest));
         }
     }
-    // The draw is worth nothing if it makes no errors, or little else.
-    assert!(refused > 0 && refused < STACKS, "got {refused} refused stacks");
+    // A draw that makes no errors, or little else, is worth nothing. A few stacks may have none.
+    let enough = seeds(STACKS).count() >= 100;
+    assert!(!enough || (10..STACKS / 2).contains(&refused), "got {refused} refused stacks");
 }
 
 /// Found by seed 100492: the opaque marker took what the layer itself had linked, as the link to
