@@ -62,7 +62,9 @@ impl fmt::Display for RegistryHost {
 impl FromStr for RegistryHost {
     type Err = HostError;
 
-    /// Parses `HOST[:PORT]`. Host names are case-insensitive and kept in lower case.
+    /// Parses `HOST[:PORT]`. Host names are case-insensitive and kept in lower case, but for one
+    /// that nothing else than its capitals tells from a repository's first component: `HUB/app`
+    /// written out as `hub/app` would be docker.io's.
     fn from_str(text: &str) -> Result<Self, HostError> {
         let wrong = |reason| Err(HostError { host: text.into(), reason });
         if text.len() > MAX_HOST_BYTES {
@@ -83,7 +85,9 @@ impl FromStr for RegistryHost {
         } else if !host.split('.').all(is_label) {
             return wrong("want a host name or an address, IPv6 ones in brackets");
         }
-        let name = text.to_ascii_lowercase();
+        let lower = text.to_ascii_lowercase();
+        let is_plain_host = lower.contains(['.', ':', '[']) || lower == "localhost";
+        let name = if is_plain_host { lower } else { text.to_owned() };
         let name = if name == DEFAULT_REGISTRY_LEGACY { DEFAULT_REGISTRY.into() } else { name };
         Ok(Self { name })
     }
@@ -122,6 +126,21 @@ mod tests {
         for host in ["docker.io", "127.0.0.1.example.org", "[::2]", "10.0.0.1", "mylocalhost"] {
             assert!(!host.parse::<RegistryHost>().unwrap().is_loopback(), "{host}");
         }
+    }
+
+    /// Found by fuzzing: `C0/a` was written out as `c0/a`, which is docker.io's.
+    #[test]
+    fn capitals_that_alone_make_a_host_are_kept() {
+        for (typed, want) in [
+            ("C0", "C0"),
+            ("Quay.IO", "quay.io"),
+            ("HUB:5000", "hub:5000"),
+            ("LocalHost", "localhost"),
+        ] {
+            assert_eq!(typed.parse::<RegistryHost>().unwrap().as_str(), want);
+        }
+        let reference: crate::reference::ImageReference = "C0/a".parse().unwrap();
+        assert_eq!(reference.to_string(), "C0/a:latest");
     }
 
     #[test]

@@ -214,9 +214,6 @@ impl<'t> Layer<'t> {
         if rootdir::is_type(&stat, S_IFDIR) {
             return Err(EntryError::LinkToDirectory(link.to_vec()));
         }
-        if target == place.path {
-            return Ok(());
-        }
         let below = target.strip_prefix(place.path.as_slice());
         if below.is_some_and(|rest| rest.starts_with(b"/")) {
             // To make the link its own target would have to go.
@@ -229,6 +226,10 @@ impl<'t> Layer<'t> {
             }
             None => Made::Other,
         };
+        if target == place.path {
+            // It is there, and by this entry the layer's own: its whiteouts let it stand.
+            return self.made(place, made);
+        }
         let parent = &place.parent.fd;
         let make = || rootdir::link_at(&from, target_name, parent, &place.name);
         self.tree.make_new(parent, &place.name, &place.path, make)?;
