@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Without the variable the directory is `/run/user/UID/minirun`, else `/tmp/minirun-UID`; root's is
-//! `/run/minirun`.
+//! `/run/minirun`, where `/run` is root's.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

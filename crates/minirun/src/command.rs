@@ -67,7 +67,8 @@ fn prepare(process: &Process, terminal: Option<OwnedFd>, mask: &SignalSet) -> Re
         .or_else(|_| chdir(&process.cwd))
         .call("chdir", || format!("{:?}", process.cwd))
         .and_then(|()| check_cwd())
-        .step(|| format!("cannot enter the working directory {:?}", process.cwd))?;
+        .step(|| format!("cannot enter the working directory {:?}", process.cwd))
+        .map_err(|f| f.hint("choose another with -w DIR, one that the command's user may enter"))?;
     if process.no_new_privileges {
         prctl::set_no_new_privs()
             .call("prctl", || "PR_SET_NO_NEW_PRIVS".into())

@@ -90,6 +90,8 @@ fn what_cannot_be_run_is_told() {
     assert_refused(&done, 127, "executable file not found in $PATH", "check");
     let done = c.minirun(&["exec", &c.name, "--", "/etc"]);
     assert_refused(&done, 126, "permission denied", "execute");
+    let done = c.minirun(&["exec", "-w", "/none", &c.name, "--", "true"]);
+    assert_refused(&done, 125, "working directory \"/none\"", "choose another");
     c.minirun(&["kill", &c.name, "KILL"]).assert_success();
     wait_until("its end", || c.status() == "stopped");
     let done = c.minirun(&["exec", &c.name, "--", "true"]);
