@@ -11,7 +11,6 @@ measure.py private PID                                  private kB of a runtime 
 """
 
 import os
-import resource
 import selectors
 import shlex
 import socket
@@ -92,8 +91,9 @@ def goals(samples):
         what, value, relation, limit, unit = (part.strip() for part in line.split("|"))
         result = evaluate(found, value)
         reached = result <= float(limit) if relation == "<=" else result >= float(limit)
-        shown, sign = f"{result:.{2 if result < 10 else 1}f}", "≤≥"[relation == ">="]
-        print(f"| {what} | {sign} {limit}{unit} | {shown}{unit} | {'reached' if reached else '**missed**'} |")
+        sign, unit = "≤≥"[relation == ">="], f" {unit}" if unit else ""
+        shown = f"{result:.{3 if result < 0.1 else 2 if result < 10 else 0}f}{unit}"
+        print(f"| {what} | {sign} {limit}{unit} | {shown} | {'reached' if reached else '**missed**'} |")
 
 
 def evaluate(found, text):
@@ -152,7 +152,6 @@ def latency(port, count):
 
 
 def idle(port, count, pid):
-    resource.setrlimit(resource.RLIMIT_NOFILE, (65536, 65536))
     warm = [connect(port) for _ in range(10)]
     before = sum(private_kb(p) for p in tree(int(pid)))
     connections = [connect(port) for _ in range(int(count))]
