@@ -33,8 +33,11 @@ const CAPABILITIES: u64 = 1 << 5 | 1 << 10 | 1 << 29;
 
 const NO_PROGRAMS: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
 
-/// Target, type, options, flags: what `runc spec --rootless` mounts, but for /sys.
-const MOUNTS: &[(&str, &str, &[(&str, &str)], u64)] = &[
+/// Target, type, options, flags.
+type NewMount = (&'static str, &'static str, &'static [(&'static str, &'static str)], u64);
+
+/// What `runc spec --rootless` mounts, but for /sys.
+const MOUNTS: &[NewMount] = &[
     ("proc", "proc", &[], 0),
     ("dev", "tmpfs", &[("mode", "755"), ("size", "65536k")], attr::NOSUID | attr::STRICTATIME),
     ("dev/pts", "devpts", &[("ptmxmode", "0666"), ("mode", "0620")], attr::NOSUID | attr::NOEXEC),
