@@ -9,11 +9,12 @@ bench_start() {
   sed -i 's/"type": "pid"/"type": "network" }, { "type": "pid"/' "$work/user/net/config.json"
   # Floor: the same system calls by a program that need not find out which. Without --init it leaves
   # out the process that minirun keeps as PID 1.
-  note "$rounds rounds of six programs, twice"
+  note "$rounds rounds of seven programs, twice"
   local kind own
   for kind in spec net; do
     [ "$kind" = spec ] && own='' || own=--net
     as_user measure.py time "$work/user/samples" "$rounds" "" \
+      "fork and exec alone" "$work/user/$kind/rootfs/bin/true" \
       "floor, $kind" "start-floor $own $work/user/$kind/rootfs /bin/true" \
       "floor with an init, $kind" "start-floor --init $own $work/user/$kind/rootfs /bin/true" \
       "minirun, $kind" "minirun --rootless --bundle $work/user/$kind" \
