@@ -1,8 +1,8 @@
 # The images that `scripts/bench pull` pulls, as an OCI layout in target/bench-images, kept for the
 # next run. Sourced by scripts/bench; runs in its private mount namespace.
 #
-#   one   a Debian system in one layer                                    about 60 MB compressed
-#   five  the same layer, Python, a C toolchain, Node and a JDK above it  about 400 MB compressed
+#   one   a Debian system in one layer                                    about 70 MB compressed
+#   five  the same layer, Python, a C toolchain, Node and a JDK above it  about 420 MB compressed
 #
 # Each layer but the first takes something away from those below it (whiteouts).
 images=target/bench-images
@@ -55,7 +55,8 @@ add_packages() {
 in_image() {
   unshare --mount --pid --fork --kill-child sh -c '
     mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/dev" && mkdir "$1/dev/pts" &&
-      mount -t devpts devpts -o newinstance,ptmxmode=666 "$1/dev/pts" && ln -s pts/ptmx "$1/dev/ptmx" && mknod -m 666 "$1/dev/null" c 1 3 &&
+      mount -t devpts devpts -o newinstance,ptmxmode=666 "$1/dev/pts" && ln -s pts/ptmx "$1/dev/ptmx" &&
+      mknod -m 666 "$1/dev/null" c 1 3 &&
       touch "$1/etc/resolv.conf" && mount --bind /etc/resolv.conf "$1/etc/resolv.conf" || exit
     root=$1; shift; exec chroot "$root" "$@"' sh "$rootfs" "$@"
 }
