@@ -168,6 +168,10 @@ fn parse(typed: &str) -> Result<ImageReference, Problem> {
         true => format!("{OFFICIAL_NAMESPACE}/{path}"),
         false => path.to_owned(),
     };
+    // Of the whole: what is written out has to be a reference too.
+    if path.len() > MAX_REPOSITORY_BYTES {
+        return Err(Problem::Repository { repository: path, reason: "longer than 255 bytes" });
+    }
     let host = registry.to_string();
     let inner = match (tag, &digest) {
         (Some(tag), Some(d)) => {
@@ -219,9 +223,6 @@ fn is_tag(tag: &str) -> bool {
 
 fn check_repository(path: &str) -> Result<(), Problem> {
     let wrong = |reason| Err(Problem::Repository { repository: path.into(), reason });
-    if path.len() > MAX_REPOSITORY_BYTES {
-        return wrong("longer than 255 bytes");
-    }
     if path.bytes().any(|b| b.is_ascii_uppercase()) {
         return wrong("it must be lower case");
     }
@@ -281,6 +282,15 @@ mod tests {
         let parsed: ImageReference = format!("centos@{SHA}").parse().unwrap();
         assert_eq!((parsed.tag(), parsed.selector()), (None, SHA));
         assert_eq!(parsed.to_string(), format!("docker.io/library/centos@{SHA}"));
+    }
+
+    /// Found by fuzzing: the limit was held against the name as typed, without `library/`.
+    #[test]
+    fn the_longest_repository_counts_with_its_namespace() {
+        assert!("a".repeat(247).parse::<ImageReference>().is_ok());
+        let error = "a".repeat(248).parse::<ImageReference>().unwrap_err().to_string();
+        assert!(error.contains("longer than 255 bytes"), "{error}");
+        assert!(format!("x.y/{}", "a".repeat(255)).parse::<ImageReference>().is_ok());
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn stacks_give_the_tree_of_the_model() {
     let mut refused = 0;
     for seed in seeds(STACKS) {
         let stack = property_draw::stack(&mut Random::new(seed), Kinds::All);
-        refused += u64::from(Model::of(&stack).is_err());
+        refused += usize::from(Model::of(&stack).is_err());
         if disagreement(&stack).is_some() {
             let smallest = shrink(stack);
             let why = disagreement(&smallest).unwrap();
@@ -42,8 +42,9 @@ fn stacks_give_the_tree_of_the_model() {
         }
     }
     // A draw that makes no errors, or little else, is worth nothing. A few stacks may have none.
-    let enough = seeds(STACKS).count() >= 100;
-    assert!(!enough || (10..STACKS / 2).contains(&refused), "got {refused} refused stacks");
+    let stacks = seeds(STACKS).count();
+    let expected = if stacks < 100 { 0..=stacks } else { stacks / 50..=stacks / 2 };
+    assert!(expected.contains(&refused), "got {refused} refused stacks of {stacks}");
 }
 
 /// Found by seed 100492: the opaque marker took what the layer itself had linked, as the link to
