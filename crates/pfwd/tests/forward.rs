@@ -391,6 +391,23 @@ fn signals_end_it_and_leave_nothing() {
     }
 }
 
+#[test]
+fn a_signal_that_nohup_or_a_shell_has_it_ignore_does_not_end_it() {
+    for who in Who::each() {
+        let pod = Pod::start(&who);
+        let port = pod.serve(echo);
+        let ignored = "--ignore-signal=HUP,INT";
+        let pfwd = Pfwd::start_with(&who, ignored, &pod.target(), &[port]);
+        pfwd.process.signal(Signal::HUP);
+        pfwd.process.signal(Signal::INT);
+        let mut open = pfwd.connect(port);
+        open.write_all(b"x").unwrap();
+        open.read_exact(&mut [0]).unwrap();
+        pfwd.process.signal(Signal::TERM);
+        pfwd.process.finish().assert_code(143);
+    }
+}
+
 #[track_caller]
 fn assert_reset(stream: &mut TcpStream, when: &str) {
     let result = stream.read(&mut [0; 16]);

@@ -121,8 +121,23 @@ pub struct Pfwd {
 impl Pfwd {
     /// Forwards a free port to each of `remotes`.
     pub fn start(who: &Who, target: &str, remotes: &[u16]) -> Self {
+        // Whatever started the tests may have them ignored, as nohup(1) does.
+        Self::start_with(who, "--default-signal=HUP,INT", target, remotes)
+    }
+
+    /// As [`Pfwd::start`], with an option of env(1) about the signals that it inherits.
+    pub fn start_with(who: &Who, signals: &str, target: &str, remotes: &[u16]) -> Self {
         let specs: Vec<String> = remotes.iter().map(|port| format!(":{port}")).collect();
-        let mut command = who.command(binary("pfwd"));
+        let inner = who.command(binary("pfwd"));
+        let mut command = Command::new("env");
+        if let Who::User(_) = who {
+            command.env_clear();
+        }
+        command.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        if let Some(dir) = inner.get_current_dir() {
+            command.current_dir(dir);
+        }
+        command.arg(signals).arg(inner.get_program()).args(inner.get_args());
         command.arg(target).args(&specs);
         let pfwd = Self::spawn(command);
         for port in remotes {
