@@ -246,6 +246,13 @@ pub fn rename_at(dir: impl AsFd, from: &[u8], to: &[u8]) -> Result<()> {
         .call("renameat", || format!("{}, {}", shown(&dir, from), shown(&dir, to)))
 }
 
+/// Moves `from` in `from_dir` to `to` in `to_dir`, on the same file system. Two names of one file
+/// stay as they are, both of them (rename(2)).
+pub fn move_at(from_dir: impl AsFd, from: &[u8], to_dir: impl AsFd, to: &[u8]) -> Result<()> {
+    nix::fcntl::renameat(&from_dir, from, &to_dir, to)
+        .call("renameat", || format!("{}, {}", shown(&from_dir, from), shown(&to_dir, to)))
+}
+
 /// Exchanges `one` and `other`, both in `dir`, in one step.
 pub fn exchange_at(dir: impl AsFd, one: &[u8], other: &[u8]) -> Result<()> {
     nix::fcntl::renameat2(&dir, one, &dir, other, RenameFlags::RENAME_EXCHANGE)

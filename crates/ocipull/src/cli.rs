@@ -1,13 +1,17 @@
 //! The command line: what was typed, and what it means.
 
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
+use ocipull::apply::Limits;
+use ocipull::apply::limits::{LIMIT_NAMES, LimitSyntaxError, Setting};
 use ocipull::host::{HostError, RegistryHost};
 use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
+use ocipull::pull::DEFAULT_JOBS;
 use ocipull::reference::{ImageReference, ReferenceError};
 use ocipull::registry::{CredentialSources, Login, RegistryOptions, default_files};
 
@@ -72,6 +76,12 @@ struct TypedPull {
     /// How files keep their owners: as root, by subordinate ids, or noted in an attribute
     #[arg(long, value_enum, default_value_t = TypedOwnership::Auto)]
     ownership: TypedOwnership,
+    /// Layers that are fetched and unpacked at once
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_JOBS)]
+    jobs: NonZeroUsize,
+    /// Let the image have more than usual; NAME is entries, total-bytes, expansion-ratio, path-depth or header-bytes
+    #[arg(long, value_name = "NAME=VALUE")]
+    limit: Vec<String>,
     #[command(flatten)]
     registry: TypedRegistry,
     /// Print a line a request: method, URL, status, type, digest, bytes, time
@@ -129,6 +139,8 @@ pub(crate) struct PullTask {
     pub(crate) platform: Platform,
     pub(crate) force: bool,
     pub(crate) ownership: OwnershipChoice,
+    pub(crate) jobs: NonZeroUsize,
+    pub(crate) limits: Limits,
     pub(crate) registry: RegistryOptions,
     pub(crate) output: Output,
 }
@@ -152,6 +164,8 @@ pub(crate) enum CliError {
     Mirror(#[source] HostError),
     #[error("invalid destination {0:?}: want a directory with a name")]
     Dest(PathBuf),
+    #[error(transparent)]
+    Limit(#[from] LimitSyntaxError),
     #[error("invalid credentials: want USER:PASS or USER")]
     Creds,
     #[error("cannot read {what} {path:?}")]
@@ -174,6 +188,7 @@ impl Explain for CliError {
             Self::Platform(_) => format!("this machine's is {}", Platform::host()),
             Self::Mirror(_) => "give --mirror or OCIPULL_MIRROR as HOST or HOST:PORT".into(),
             Self::Dest(_) => "name a directory, as in ./rootfs".into(),
+            Self::Limit(_) => format!("the limits are {}", LIMIT_NAMES.join(", ")),
             Self::Creds => "give the user's name before the colon".into(),
             Self::File { .. } | Self::LargeFile(_) => "check the file's path and mode".into(),
             Self::Password(_) => "give it on standard input, or as --creds USER:PASS".into(),
@@ -218,6 +233,8 @@ impl TypedPull {
             platform,
             force: self.force,
             ownership: self.ownership.meaning(),
+            jobs: self.jobs,
+            limits: limits(&self.limit)?,
             registry: self.registry.meaning()?,
             output,
         })
@@ -255,6 +272,12 @@ impl TypedRegistry {
             },
         })
     }
+}
+
+fn limits(settings: &[String]) -> Result<Limits, LimitSyntaxError> {
+    settings
+        .iter()
+        .try_fold(Limits::USUAL, |limits, text| Ok(limits.with(&text.parse::<Setting>()?)))
 }
 
 /// An absolute path that ends in a name. Not the current directory: another one takes the place of

@@ -1,7 +1,5 @@
 //! Why a pull failed.
 
-use std::path::PathBuf;
-
 use ctsys::record::RecordError;
 use ctsys::report::Explain;
 
@@ -34,8 +32,15 @@ pub enum PullError {
     #[error("cannot tell what DEST holds")]
     Record(#[from] RecordError),
     /// The thread that unpacks ended without a result.
-    #[error("cannot unpack into {0:?}: the unpacking thread ended early")]
-    Unpacker(PathBuf),
+    #[error("cannot unpack: an unpacking thread ended early")]
+    Unpacker,
+}
+
+impl PullError {
+    /// Whether it only says that another layer failed.
+    pub(crate) fn is_consequence(&self) -> bool {
+        matches!(self, Self::Apply(error) if error.is_consequence())
+    }
 }
 
 impl From<ApplyError> for PullError {
@@ -51,7 +56,7 @@ impl Explain for PullError {
             Self::Resolve(error) => error.hint(),
             Self::Apply(error) => error.hint(),
             Self::Record(_) => Some("remove it and pull with --force".into()),
-            Self::Layer { .. } | Self::Unpacker(_) => None,
+            Self::Layer { .. } | Self::Unpacker => None,
         }
     }
 

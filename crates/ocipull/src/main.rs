@@ -22,8 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use cli::{CliError, Output, PullTask, Task, Typed};
 use progress::{Display, size};
 
-/// One thread takes bytes off the network and hashes them while another unpacks; the second worker
-/// keeps timers and other connections going when the first is busy.
+/// These take bytes off the network and hash them; the second keeps timers and other connections
+/// going when the first is busy. Unpacking has threads of its own.
 const WORKER_THREADS: usize = 2;
 
 /// What ends the program before its time.
@@ -137,6 +137,8 @@ fn run_pull(
         platform: task.platform.clone(),
         ownership,
         force: task.force,
+        jobs: task.jobs,
+        limits: task.limits,
     };
     let observer = Arc::clone(display);
     // The runtime is dropped at the end, which waits for the unpacking thread to have cleaned up.

@@ -5,7 +5,8 @@
 //! use std::sync::Arc;
 //!
 //! use ctsys::record::Ownership;
-//! use ocipull::pull::{PullOptions, Pulled, pull};
+//! use ocipull::apply::Limits;
+//! use ocipull::pull::{self, PullOptions, Pulled, pull};
 //! use ocipull::{event::Silent, platform::Platform, registry::Registry};
 //!
 //! let reference = "centos:latest".parse()?;
@@ -15,6 +16,8 @@
 //!     platform: Platform::host(),
 //!     ownership: Ownership::Single,
 //!     force: false,
+//!     jobs: pull::DEFAULT_JOBS,
+//!     limits: Limits::USUAL,
 //! };
 //! match pull(Arc::new(registry), &reference, &options).await? {
 //!     Pulled::UpToDate { manifest_digest } => println!("still {manifest_digest}"),
@@ -24,17 +27,20 @@
 //! # }
 //! ```
 
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, record_path};
 use oci_spec::image::{Descriptor, Digest};
+use tokio::task::JoinSet;
 
-use crate::apply::{ApplyOptions, LayerSpec, Staging, Warning};
+use crate::apply::{ApplyOptions, LayerSpec, Limits, Staging, Warning};
 use crate::error::PullError;
 use crate::event::{Event, LayerInfo};
-use crate::fetch::{self, Place};
+use crate::fetch::{self, Fetch, LayerReader, Place};
 use crate::image::Config;
 use crate::platform::Platform;
 use crate::reference::ImageReference;
@@ -56,7 +62,14 @@ pub struct PullOptions {
     pub ownership: Ownership,
     /// Whether DEST may be replaced, whatever it holds.
     pub force: bool,
+    /// How many layers are fetched and unpacked at once.
+    pub jobs: NonZeroUsize,
+    /// What the image may ask for at most.
+    pub limits: Limits,
 }
+
+/// As many layers at once as docker and containerd fetch.
+pub const DEFAULT_JOBS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
 /// What a pull did.
 #[derive(Debug)]
@@ -88,7 +101,8 @@ pub async fn pull(
     options: &PullOptions,
 ) -> Result<Pulled, PullError> {
     let present = if options.force { None } else { present(options)? };
-    let apply = ApplyOptions { ownership: options.ownership, force: options.force };
+    let PullOptions { ownership, force, limits, .. } = *options;
+    let apply = ApplyOptions { ownership, force, limits };
     // Whether DEST may be written is said before the network is asked. Only a DEST that holds an
     // image already may be full and yet right.
     let staging = match present {
@@ -146,48 +160,131 @@ fn holds(record: &ImageRecord, digest: &Digest) -> bool {
     [&record.resolved_digest, &record.manifest_digest].contains(&&digest.to_string())
 }
 
-/// Fetches and applies the layers, lowest first.
+/// Fetches and applies the layers, several at a time.
 async fn unpack(
     registry: &Arc<Registry>,
     resolved: &Resolved,
     config: &Config,
-    mut staging: Staging,
+    staging: Staging,
     options: &PullOptions,
 ) -> Result<Staging, PullError> {
-    let layers = &resolved.manifest.layers;
-    for (index, (layer, diff_id)) in layers.iter().zip(&config.diff_ids).enumerate() {
-        let place = Place { index, total: layers.len() };
-        let (fetch, mut reader) = fetch::fetch(registry, layer, place);
-        let (blob, diff_id) = (layer.clone(), diff_id.clone());
-        let applying = tokio::task::spawn_blocking(move || {
-            let media_type = blob.media_type().to_string();
-            let spec =
-                LayerSpec { media_type: &media_type, diff_id: &diff_id, digest: blob.digest() };
-            let applied = staging.apply_layer(&spec, &mut reader).map_err(PullError::from);
-            // What a decompressor leaves behind its stream's end belongs to the blob as well. Where
-            // the content makes no sense, the rest of it shows whether it is what was asked for.
-            let rest = reader.finish(if applied.is_ok() { u64::MAX } else { MAX_BLAME_BYTES });
-            let digest = blob.digest().to_string();
-            let applied =
-                applied.and_then(|_| rest.map_err(|source| PullError::Layer { digest, source }));
-            (staging, applied)
-        });
-        let (back, applied) =
-            applying.await.map_err(|_| PullError::Unpacker(options.dest.clone()))?;
-        staging = back;
-        if let Err(error) = applied {
-            // A layer that cannot be read is the network's failure, not the unpacker's.
-            return Err(fetch.failure().map_or(error, PullError::from));
+    let mut unpacking = Unpacking {
+        registry,
+        layers: &resolved.manifest.layers,
+        staging: Arc::new(staging),
+        fetches: HashMap::new(),
+        threads: JoinSet::new(),
+    };
+    match unpacking.run(&config.diff_ids, options.jobs).await {
+        Ok(()) => unpacking.into_staging(),
+        Err(error) => {
+            unpacking.cancel().await;
+            Err(error)
         }
-        let info = LayerInfo {
-            index,
-            total: layers.len(),
-            digest: layer.digest(),
-            size_bytes: layer.size(),
-        };
-        registry.observer().observe(&Event::LayerDone(info));
     }
-    Ok(staging)
+}
+
+/// The layers on their way. Dropping it ends them.
+struct Unpacking<'a> {
+    registry: &'a Arc<Registry>,
+    layers: &'a [Descriptor],
+    staging: Arc<Staging>,
+    fetches: HashMap<usize, Fetch>,
+    threads: JoinSet<(usize, Result<(), PullError>)>,
+}
+
+impl Unpacking<'_> {
+    async fn run(&mut self, diff_ids: &[Digest], jobs: NonZeroUsize) -> Result<(), PullError> {
+        let mut waiting = diff_ids.iter().enumerate();
+        let mut consequence = None;
+        loop {
+            // The lowest first: one that waits for its turn always has those below it under way.
+            for (index, diff_id) in waiting.by_ref().take(jobs.get() - self.threads.len()) {
+                self.start(index, diff_id);
+            }
+            let Some(done) = self.threads.join_next().await else { break };
+            let (index, applied) = done.map_err(|_| PullError::Unpacker)?;
+            let fetch = self.fetches.remove(&index);
+            match applied {
+                Ok(()) => self.tell_done(index),
+                // The layer that is the cause ends as well.
+                Err(error) if error.is_consequence() => {
+                    waiting = [].iter().enumerate();
+                    consequence = Some(error);
+                }
+                // A layer that cannot be read is the network's failure, not the unpacker's.
+                Err(error) => {
+                    let failure = fetch.and_then(|fetch| fetch.failure());
+                    return Err(failure.map_or(error, PullError::from));
+                }
+            }
+        }
+        consequence.map_or(Ok(()), Err)
+    }
+
+    fn start(&mut self, index: usize, diff_id: &Digest) {
+        let Some(layer) = self.layers.get(index).cloned() else { return };
+        let place = Place { index, total: self.layers.len() };
+        let (fetch, reader) = fetch::fetch(self.registry, &layer, place);
+        self.fetches.insert(index, fetch);
+        let (staging, diff_id) = (Arc::clone(&self.staging), diff_id.clone());
+        self.threads.spawn_blocking(move || {
+            let applied = apply_layer(&staging, index, &layer, &diff_id, reader);
+            (index, applied)
+        });
+    }
+
+    fn tell_done(&self, index: usize) {
+        let Some(layer) = self.layers.get(index) else { return };
+        let (digest, size_bytes) = (layer.digest(), layer.size());
+        let info = LayerInfo { index, total: self.layers.len(), digest, size_bytes };
+        self.registry.observer().observe(&Event::LayerDone(info));
+    }
+
+    /// Ends what is under way, and waits for that.
+    async fn cancel(&mut self) {
+        self.stop();
+        while self.threads.join_next().await.is_some() {}
+    }
+
+    /// Ends the downloads, and so the threads that read them or wait for those that do.
+    fn stop(&mut self) {
+        self.staging.stop();
+        self.fetches.clear();
+    }
+
+    fn into_staging(self) -> Result<Staging, PullError> {
+        let staging = Arc::clone(&self.staging);
+        drop(self);
+        // All threads have ended.
+        Arc::into_inner(staging).ok_or(PullError::Unpacker)
+    }
+}
+
+impl Drop for Unpacking<'_> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn apply_layer(
+    staging: &Staging,
+    index: usize,
+    layer: &Descriptor,
+    diff_id: &Digest,
+    mut reader: LayerReader,
+) -> Result<(), PullError> {
+    let media_type = layer.media_type().to_string();
+    let spec = LayerSpec { media_type: &media_type, diff_id, digest: layer.digest() };
+    let applied = staging.apply_layer_at(index, &spec, &mut reader);
+    // What a decompressor leaves behind its stream's end belongs to the blob as well. Where the
+    // content makes no sense, the rest of it shows whether it is what was asked for.
+    let rest = reader.finish(if applied.is_ok() { u64::MAX } else { MAX_BLAME_BYTES });
+    applied?;
+    rest.map_err(|source| {
+        staging.stop();
+        PullError::Layer { digest: layer.digest().to_string(), source }
+    })
 }
 
 fn record(

@@ -11,8 +11,9 @@ mod property_model;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use apply_support::{Scratch, unpack};
+use apply_support::{Scratch, unpack, unpack_at_once};
 use ctsys::record::Ownership;
 use ocipull::apply::name::NameError;
 use ocipull::apply::shape::ShapeError;
@@ -45,6 +46,44 @@ fn stacks_give_the_tree_of_the_model() {
     let stacks = seeds(STACKS).count();
     let expected = if stacks < 100 { 0..=stacks } else { stacks / 50..=stacks / 2 };
     assert!(expected.contains(&refused), "got {refused} refused stacks of {stacks}");
+}
+
+/// Layers that are unpacked apart and laid over each other are the same as one after the other. How
+/// far each gets before its turn differs from run to run, so there are several of each stack; one
+/// that links to a lower layer's file is always laid down at that entry.
+#[test]
+fn stacks_unpacked_at_once_give_the_same_tree() {
+    let mut several = 0;
+    for seed in seeds(STACKS) {
+        let stack = property_draw::stack(&mut Random::new(seed), Kinds::All);
+        several += usize::from(stack.len() > 1);
+        for pause_us in [0, 300, 3000] {
+            if let Some(why) = disagreement_at_once(&stack, Duration::from_micros(pause_us)) {
+                panic!("seed {seed}, pause {pause_us} us:\n{}\n{why}", shown(&stack));
+            }
+        }
+    }
+    assert!(several * 2 > seeds(STACKS).count(), "got {several} stacks of more than one layer");
+}
+
+fn disagreement_at_once(stack: &[Vec<Op>], pause: Duration) -> Option<String> {
+    let want = Model::of(stack);
+    let scratch = Scratch::new();
+    let got = unpack_at_once(&scratch.dest(), &layers(stack), Ownership::Root, pause);
+    let left = scratch.beside();
+    if !left.is_empty() {
+        return Some(format!("left beside the destination: {left:?}"));
+    }
+    match (want, got) {
+        (Ok(want), Ok(_)) => {
+            let got = Tree::of(&scratch.dest(), &Options::default());
+            difference(&want.text(Stored::Root), &got.text())
+        }
+        // Which of several errors comes first is a race.
+        (Err(_), Err(_)) => None,
+        (Ok(_), Err(got)) => Some(format!("want a tree, got {}", ctsys::report::chain(&got))),
+        (Err(want), Ok(_)) => Some(format!("want refusal {want:?}, got a tree")),
+    }
 }
 
 /// Found by seed 100492: the opaque marker took what the layer itself had linked, as the link to

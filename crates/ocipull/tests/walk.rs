@@ -18,7 +18,7 @@ fn centos_latest_through_a_mirror_step_by_step() {
     let centos = centos_recorded();
     centos.push(&registry, "library/centos", "latest");
     let place = Place::new();
-    let mut command = place.command(&["-v", "centos:latest", "rootfs"]);
+    let mut command = place.command(&["-v", "--jobs", "1", "centos:latest", "rootfs"]);
     command.env("OCIPULL_MIRROR", registry.host());
     let run = common::Run::of(command).succeeded();
 

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 
 use super::limits::{MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES, MAX_PATHS_BYTES};
-use super::name::{join, split};
+use super::name::{join, quoted, split};
 
 /// What the layer has at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Made {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
     /// Something on the way is no directory.
-    #[error("\"{}\" in the same layer is not a directory", .0.escape_ascii())]
+    #[error("{} in the same layer is not a directory", quoted(.0))]
     NotADirectory(Vec<u8>),
     /// A loop, or more links than the kernel would follow.
     #[error("more than {MAX_LINKS_FOLLOWED} symbolic links on the way")]
@@ -53,23 +53,35 @@ pub enum ShapeError {
     /// Longer than a path may be, once its links are followed.
     #[error("the path is longer than {MAX_PATH_BYTES} bytes once its links are followed")]
     TooLong,
-    /// Past [`MAX_ENTRIES`].
-    #[error("the layer has more than {MAX_ENTRIES} paths")]
-    TooManyEntries,
+    /// Past [`MAX_ENTRIES`], or what it was raised to.
+    #[error("the layer has more than {0} paths")]
+    TooManyEntries(usize),
     /// Past [`MAX_PATHS_BYTES`].
     #[error("the paths together are longer than {MAX_PATHS_BYTES} bytes")]
     TooManyBytes,
 }
 
 /// The paths that a layer made so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LayerShape {
+    max_entries: usize,
     made: BTreeMap<Box<[u8]>, Made>,
     /// Of the keys and of the links' targets.
     bytes: usize,
 }
 
+impl Default for LayerShape {
+    fn default() -> Self {
+        Self::new(MAX_ENTRIES)
+    }
+}
+
 impl LayerShape {
+    /// Empty, for at most so many paths.
+    pub fn new(max_entries: usize) -> Self {
+        Self { max_entries, made: BTreeMap::new(), bytes: 0 }
+    }
+
     /// The directory that the clean path `raw` means in this layer, free of links. It need not
     /// exist yet.
     pub fn resolve_dir(&self, raw: &[u8]) -> Result<Vec<u8>, ShapeError> {
@@ -106,6 +118,11 @@ impl LayerShape {
         Ok(done)
     }
 
+    /// All that the layer has, by path: a directory stands before what is in it.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Made)> {
+        self.made.iter().map(|(path, made)| (path.as_ref(), made))
+    }
+
     /// What the layer has at the resolved path.
     pub fn get(&self, path: &[u8]) -> Option<&Made> {
         self.made.get(path)
@@ -114,8 +131,8 @@ impl LayerShape {
     /// Notes what an entry made; gives what stood there before.
     pub fn insert(&mut self, path: &[u8], made: Made) -> Result<Option<Made>, ShapeError> {
         let replaced = self.made.get(path).map(|before| path.len() + before.bytes());
-        if self.made.len() >= MAX_ENTRIES && replaced.is_none() {
-            return Err(ShapeError::TooManyEntries);
+        if self.made.len() >= self.max_entries && replaced.is_none() {
+            return Err(ShapeError::TooManyEntries(self.max_entries));
         }
         let kept = self.bytes - replaced.unwrap_or(0);
         let bytes = kept.saturating_add(path.len() + made.bytes());

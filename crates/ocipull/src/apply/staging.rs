@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use ctsys::record::{ImageRecord, Ownership};
@@ -12,11 +13,13 @@ use oci_spec::image::Digest;
 use super::ApplyError;
 use super::error::EntryError;
 use super::layer::Layer;
+use super::limits::{Budget, Limits};
 use super::meta::Keeper;
-use super::pipe;
+use super::pipe::{self, PipeReader};
 use super::place::{DestPlace, Found};
 use super::tar::{TarError, TarReader};
 use super::tree::Tree;
+use super::turns::Turns;
 use super::warning::Warning;
 
 /// How a root filesystem is to be made.
@@ -26,6 +29,15 @@ pub struct ApplyOptions {
     pub ownership: Ownership,
     /// Whether a destination that has something in it is replaced.
     pub force: bool,
+    /// What the image may ask for at most.
+    pub limits: Limits,
+}
+
+impl ApplyOptions {
+    /// With the usual limits.
+    pub const fn new(ownership: Ownership, force: bool) -> Self {
+        Self { ownership, force, limits: Limits::USUAL }
+    }
 }
 
 /// A layer to apply.
@@ -50,13 +62,21 @@ pub struct LayerStats {
 
 /// A root filesystem being made beside its destination, which stays as it is until
 /// [`Staging::commit`]. Dropping it removes what was made.
+///
+/// Layers may be applied one after the other ([`Staging::apply_layer`]) or several at a time, each
+/// in a thread of its own ([`Staging::apply_layer_at`]): the tree is the same.
 #[derive(Debug)]
 pub struct Staging {
     place: DestPlace,
-    force: bool,
+    options: ApplyOptions,
     /// The tree's name in the destination's parent, while it stands there.
     name: Option<Vec<u8>>,
-    tree: Tree,
+    /// The tree's directory.
+    root: OwnedFd,
+    turns: Turns,
+    budget: Budget,
+    /// Layers applied by [`Staging::apply_layer`].
+    applied: usize,
 }
 
 impl Staging {
@@ -67,29 +87,16 @@ impl Staging {
     /// and `options.force` is set.
     pub fn create(dest: &Path, options: ApplyOptions) -> Result<Self, ApplyError> {
         let place = DestPlace::open(dest, true)?;
-        match Self::create_at(&place, options) {
-            Ok((name, tree)) => Ok(Self { place, force: options.force, name: Some(name), tree }),
+        let made = prepare(&place, options).and_then(|()| make_tree(&place, options.ownership));
+        let (name, root, tree) = match made {
+            Ok(made) => made,
             Err(error) => {
                 place.remove_made_parents();
-                Err(error)
+                return Err(error);
             }
-        }
-    }
-
-    fn create_at(place: &DestPlace, options: ApplyOptions) -> Result<(Vec<u8>, Tree), ApplyError> {
-        if place.look()? == Found::FullDir && !options.force {
-            return Err(ApplyError::Exists { dest: place.dest.clone() });
-        }
-        place.refuse_mounts()?;
-        place.remove_leftovers()?;
-        let (name, dir) = place.make_staging()?;
-        match Tree::new(dir, Keeper::new(options.ownership)) {
-            Ok(tree) => Ok((name, tree)),
-            Err(source) => {
-                let _ = rootdir::remove_at(place.parent(), &name);
-                Err(ApplyError::Metadata { path: Vec::new(), source: source.into() })
-            }
-        }
+        };
+        let (turns, budget) = (Turns::new(tree), Budget::new(options.limits));
+        Ok(Self { place, options, name: Some(name), root, turns, budget, applied: 0 })
     }
 
     /// Applies a layer over those before it. `blob` is read to its end, and what comes out of it
@@ -99,21 +106,91 @@ impl Staging {
         layer: &LayerSpec<'_>,
         blob: &mut (dyn std::io::Read + Send),
     ) -> Result<LayerStats, ApplyError> {
-        let tree = &mut self.tree;
-        let (entries, uncompressed_bytes) = pipe::with_stream(layer, blob, |stream| {
-            let mut reader = TarReader::new(stream);
-            let mut merge = Layer::new(tree);
-            let mut entries = 0;
-            while let Some(entry) = reader.next_entry().map_err(|e| tar_error(layer, e))? {
-                let path = entry.path.clone();
-                let applied = merge.apply(entry, &mut reader);
-                applied.map_err(|e| entry_error(layer, path, e))?;
-                entries += 1;
-            }
-            merge.finish().map_err(|e| entry_error(layer, Vec::new(), e))?;
+        let index = self.applied;
+        self.applied += 1;
+        self.apply_layer_at(index, layer, blob)
+    }
+
+    /// As [`Staging::apply_layer`] for the layer at `index`, from 0, lowest first, which need not
+    /// wait until those below are applied. Each index has to be applied once, in a thread that may
+    /// block; this one returns when all lower layers and it are in the tree.
+    ///
+    /// A layer that comes too early is unpacked into a directory of its own beside the tree, and
+    /// laid over that in its turn.
+    pub fn apply_layer_at(
+        &self,
+        index: usize,
+        layer: &LayerSpec<'_>,
+        blob: &mut (dyn std::io::Read + Send),
+    ) -> Result<LayerStats, ApplyError> {
+        let applied = if self.turns.has_come(index) {
+            self.extract(index, layer, blob, None)
+        } else {
+            self.extract_apart(index, layer, blob)
+        };
+        if applied.is_err() {
+            self.turns.stop();
+        }
+        applied
+    }
+
+    /// Ends the layers that wait for those below them, with an error: for who gives up.
+    pub fn stop(&self) {
+        self.turns.stop();
+    }
+
+    fn extract_apart(
+        &self,
+        index: usize,
+        layer: &LayerSpec<'_>,
+        blob: &mut (dyn std::io::Read + Send),
+    ) -> Result<LayerStats, ApplyError> {
+        let (name, root, tree) = make_tree(&self.place, self.options.ownership)?;
+        let applied = self.extract(index, layer, blob, Some((tree, root)));
+        // What both trees had, or all of it after a failure.
+        let removed = rootdir::remove_at(self.place.parent(), &name);
+        let stats = applied?;
+        removed.map_err(|e| self.place.failed("remove a layer's directory beside", e))?;
+        Ok(stats)
+    }
+
+    /// Applies a layer, first in a tree of its own where one is given.
+    fn extract(
+        &self,
+        index: usize,
+        layer: &LayerSpec<'_>,
+        blob: &mut (dyn std::io::Read + Send),
+        own: Option<(Tree, OwnedFd)>,
+    ) -> Result<LayerStats, ApplyError> {
+        let (own, own_root) = own.unzip();
+        let mut trees = vec![self.root.as_fd()];
+        trees.extend(own_root.as_ref().map(AsFd::as_fd));
+        let failed = |error| entry_error(layer, Vec::new(), error);
+        let unpack = |stream: &mut PipeReader| {
+            let mut merge = Layer::new(&self.turns, &self.budget, index, own).map_err(failed)?;
+            let entries = self.entries(layer, stream, &mut merge)?;
+            merge.finish().map_err(failed)?;
             Ok(entries)
-        })?;
+        };
+        let (entries, uncompressed_bytes) =
+            pipe::with_stream(layer, &self.budget, &trees, blob, unpack)?;
         Ok(LayerStats { entries, uncompressed_bytes })
+    }
+
+    fn entries(
+        &self,
+        layer: &LayerSpec<'_>,
+        stream: &mut PipeReader,
+        merge: &mut Layer<'_>,
+    ) -> Result<u64, ApplyError> {
+        let mut reader = TarReader::with_limit(stream, self.options.limits.header_bytes);
+        let mut entries = 0;
+        while let Some(entry) = reader.next_entry().map_err(|e| tar_error(layer, e))? {
+            let path = entry.path.clone();
+            merge.apply(entry, &mut reader).map_err(|e| entry_error(layer, path, e))?;
+            entries += 1;
+        }
+        Ok(entries)
     }
 
     /// Puts the tree in the destination's place and `record` beside it; gives what could not be
@@ -123,13 +200,15 @@ impl Staging {
     /// the new one. The old record goes before that step and the new one comes after it: a run
     /// that is killed in between leaves no record, never one of another tree.
     pub fn commit(mut self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
-        let finished = self.tree.finish();
+        let tree = self.turns.tree().ok_or(ApplyError::Incomplete)?;
+        let finished = tree.finish();
         finished.map_err(|(path, source)| ApplyError::Metadata { path, source: source.into() })?;
+        let mut warnings = tree.keeper.notes.warnings();
         // Two runs with --force would else put one's tree beside the other's record.
         let turn = self.place.take_turn()?;
         // It may have been filled since.
         let found = self.place.look()?;
-        if found == Found::FullDir && !self.force {
+        if found == Found::FullDir && !self.options.force {
             return Err(ApplyError::Exists { dest: self.place.dest.clone() });
         }
         self.place.refuse_mounts()?;
@@ -140,7 +219,6 @@ impl Staging {
             let _ = rootdir::unlink_at(self.place.parent(), &new_record);
             return Err(error);
         }
-        let mut warnings = self.tree.keeper.notes.warnings();
         rootdir::rename_at(self.place.parent(), &new_record, &self.place.record_name())
             .map_err(|e| self.place.failed("write the record of", e))?;
         drop(turn);
@@ -187,6 +265,32 @@ impl Staging {
         let error = rootdir::remove_at(self.place.parent(), old).err()?;
         let name = old.escape_ascii();
         Some(Warning::new(format!("cannot remove the replaced tree, now \"{name}\": {error}")))
+    }
+}
+
+/// Whether the destination may be written, and room for it.
+fn prepare(place: &DestPlace, options: ApplyOptions) -> Result<(), ApplyError> {
+    if place.look()? == Found::FullDir && !options.force {
+        return Err(ApplyError::Exists { dest: place.dest.clone() });
+    }
+    place.refuse_mounts()?;
+    place.remove_leftovers()
+}
+
+/// An empty tree beside the destination: its name, its directory, itself.
+fn make_tree(
+    place: &DestPlace,
+    ownership: Ownership,
+) -> Result<(Vec<u8>, OwnedFd, Tree), ApplyError> {
+    let (name, dir) = place.make_staging()?;
+    let opened = rootdir::open_dir_at(&dir, b".").map_err(EntryError::from);
+    let made = opened.and_then(|root| Ok((root, Tree::new(dir, Keeper::new(ownership))?)));
+    match made {
+        Ok((root, tree)) => Ok((name, root, tree)),
+        Err(source) => {
+            let _ = rootdir::remove_at(place.parent(), &name);
+            Err(ApplyError::Metadata { path: Vec::new(), source: source.into() })
+        }
     }
 }
 
