@@ -8,6 +8,7 @@
 //! verify     size and digest, before the end of anything is believed
 //! image      manifest, index, config: bytes -> checked types
 //! event      what a pull tells while it runs
+//! cache/     blobs that are here already, and those on their way
 //! registry/  the only HTTP: TLS or not, logged in or not, mirror or not
 //! resolve    reference -> platform manifest and config
 //! fetch      layer descriptor -> verified byte stream
@@ -21,6 +22,7 @@
 //! digest or a layer only. Nothing here prints: give an [`event::Observer`] to see what happens.
 
 pub mod apply;
+pub mod cache;
 pub mod decompress;
 pub mod error;
 pub mod event;

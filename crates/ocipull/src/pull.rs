@@ -15,6 +15,7 @@
 //!     platform: Platform::host(),
 //!     ownership: Ownership::Single,
 //!     force: false,
+//!     cache: None,
 //! };
 //! match pull(Arc::new(registry), &reference, &options).await? {
 //!     Pulled::UpToDate { manifest_digest } => println!("still {manifest_digest}"),
@@ -24,6 +25,7 @@
 //! # }
 //! ```
 
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, recor
 use oci_spec::image::{Descriptor, Digest};
 
 use crate::apply::{ApplyOptions, LayerSpec, Staging, Warning};
+use crate::cache::{Cache, LayerCaches};
 use crate::error::PullError;
 use crate::event::{Event, LayerInfo};
 use crate::fetch::{self, Place};
@@ -56,6 +59,8 @@ pub struct PullOptions {
     pub ownership: Ownership,
     /// Whether DEST may be replaced, whatever it holds.
     pub force: bool,
+    /// Where blobs are kept from pull to pull.
+    pub cache: Option<Arc<Cache>>,
 }
 
 /// What a pull did.
@@ -101,22 +106,37 @@ pub async fn pull(
     {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
     }
-    let named = resolve::name(&registry, reference).await?;
+    let cache = options.cache.as_deref();
+    let named = resolve::name(&registry, cache, reference).await?;
     if let Some(record) = present.as_ref().filter(|record| holds(record, &named.digest)) {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
     }
-    let mut resolved = resolve::resolve(&registry, named, &options.platform).await?;
+    let mut resolved = resolve::resolve(&registry, cache, named, &options.platform).await?;
     if let Some(record) = present.filter(|record| holds(record, &resolved.manifest_digest)) {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest });
     }
-    let staging = match staging {
+    let mut staging = match staging {
         Some(staging) => staging,
         None => Staging::create(&options.dest, apply)?,
     };
-    let config = resolve::config(&registry, &mut resolved, &options.platform).await?;
-    let staging = unpack(&registry, &resolved, &config, staging, options).await?;
+    let config = resolve::config(&registry, cache, &mut resolved, &options.platform).await?;
+    let mut evicted = HashSet::new();
+    let staging = loop {
+        match unpack(&registry, &resolved, &config, staging, options).await {
+            Ok(staging) => break staging,
+            // A cache that was damaged is no reason to fail; what failed in the same way when it
+            // came from the registry is.
+            Err((_, Some(layer))) if evicted.insert(layer.clone()) => {
+                staging = Staging::create(&options.dest, apply)?;
+            }
+            Err((error, _)) => return Err(error),
+        }
+    };
     let record = record(reference, &resolved, config, options.ownership);
     let warnings = staging.commit(&record)?;
+    if let Some(cache) = cache {
+        cache.note(&record.canonical_reference, &resolved.root);
+    }
     Ok(Pulled::Unpacked {
         manifest_digest: record.manifest_digest,
         layers: record.layers.len(),
@@ -146,18 +166,22 @@ fn holds(record: &ImageRecord, digest: &Digest) -> bool {
     [&record.resolved_digest, &record.manifest_digest].contains(&&digest.to_string())
 }
 
-/// Fetches and applies the layers, lowest first.
+/// Fetches and applies the layers, lowest first. With the error comes the layer that failed, where
+/// it came from the cache; it is evicted then.
 async fn unpack(
     registry: &Arc<Registry>,
     resolved: &Resolved,
     config: &Config,
     mut staging: Staging,
     options: &PullOptions,
-) -> Result<Staging, PullError> {
+) -> Result<Staging, (PullError, Option<Digest>)> {
     let layers = &resolved.manifest.layers;
+    let caches =
+        LayerCaches::new(options.cache.as_ref(), layers, &options.dest, registry.observer());
     for (index, (layer, diff_id)) in layers.iter().zip(&config.diff_ids).enumerate() {
         let place = Place { index, total: layers.len() };
-        let (fetch, mut reader) = fetch::fetch(registry, layer, place);
+        let cache = caches.of(layer.digest());
+        let (fetch, mut reader) = fetch::fetch(registry, cache, layer, place);
         let (blob, diff_id) = (layer.clone(), diff_id.clone());
         let applying = tokio::task::spawn_blocking(move || {
             let media_type = blob.media_type().to_string();
@@ -170,14 +194,19 @@ async fn unpack(
             let digest = blob.digest().to_string();
             let applied =
                 applied.and_then(|_| rest.map_err(|source| PullError::Layer { digest, source }));
-            (staging, applied)
+            (staging, applied, reader.is_from_cache())
         });
-        let (back, applied) =
-            applying.await.map_err(|_| PullError::Unpacker(options.dest.clone()))?;
+        let (back, applied, is_from_cache) =
+            applying.await.map_err(|_| (PullError::Unpacker(options.dest.clone()), None))?;
         staging = back;
         if let Err(error) = applied {
             // A layer that cannot be read is the network's failure, not the unpacker's.
-            return Err(fetch.failure().map_or(error, PullError::from));
+            let error = fetch.failure().map_or(error, PullError::from);
+            let suspect = cache.filter(|_| is_from_cache).map(|cache| {
+                cache.evict(layer.digest());
+                layer.digest().clone()
+            });
+            return Err((error, suspect));
         }
         let info = LayerInfo {
             index,
