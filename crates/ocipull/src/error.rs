@@ -2,10 +2,14 @@
 
 use ctsys::record::RecordError;
 use ctsys::report::Explain;
+use ctsys::{Errno, SysError};
 
 use crate::apply::ApplyError;
-use crate::registry::RegistryError;
+use crate::registry::{EXIT_DAMAGED, RegistryError};
 use crate::resolve::ResolveError;
+
+/// The program's exit code when there is no room for the image.
+pub const EXIT_DISK_FULL: u8 = 6;
 
 /// Why a pull failed.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +55,9 @@ impl From<ApplyError> for PullError {
 
 impl Explain for PullError {
     fn hint(&self) -> Option<String> {
+        if is_disk_full(self) {
+            return Some("free some space, or name a destination on another file system".into());
+        }
         match self {
             Self::Registry(error) => error.hint(),
             Self::Resolve(error) => error.hint(),
@@ -62,8 +69,22 @@ impl Explain for PullError {
 
     fn exit_code(&self) -> u8 {
         match self {
+            _ if is_disk_full(self) => EXIT_DISK_FULL,
+            Self::Apply(error) if matches!(**error, ApplyError::DiffId { .. }) => EXIT_DAMAGED,
             Self::Apply(error) => error.exit_code(),
-            _ => 1,
+            Self::Registry(error) => error.exit_code(),
+            Self::Resolve(error) => error.exit_code(),
+            Self::Layer { .. } | Self::Record(_) | Self::Unpacker => 1,
         }
     }
+}
+
+/// Whether somewhere down the chain a file system had no room.
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let by_us = error.downcast_ref::<SysError>().map(SysError::errno);
+        let by_std = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        let errno = by_us.or(by_std.map(Errno::from_raw));
+        matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))
+    })
 }

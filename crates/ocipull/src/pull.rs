@@ -16,6 +16,7 @@
 //!     platform: Platform::host(),
 //!     ownership: Ownership::Single,
 //!     force: false,
+//!     cache: None,
 //!     jobs: pull::DEFAULT_JOBS,
 //!     limits: Limits::USUAL,
 //! };
@@ -27,7 +28,7 @@
 //! # }
 //! ```
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -35,21 +36,16 @@ use std::sync::Arc;
 
 use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, record_path};
 use oci_spec::image::{Descriptor, Digest};
-use tokio::task::JoinSet;
 
-use crate::apply::{ApplyOptions, LayerSpec, Limits, Staging, Warning};
+use crate::apply::{ApplyOptions, Limits, Staging, Warning};
+use crate::cache::{Cache, LayerCaches};
 use crate::error::PullError;
-use crate::event::{Event, LayerInfo};
-use crate::fetch::{self, Fetch, LayerReader, Place};
 use crate::image::Config;
 use crate::platform::Platform;
 use crate::reference::ImageReference;
 use crate::registry::Registry;
 use crate::resolve::{self, Resolved};
-
-/// So much of a layer that could not be applied is still read, to see whether it was altered on its
-/// way: in bytes, a second or so of a good line.
-const MAX_BLAME_BYTES: u64 = 64 << 20;
+use crate::unpack::{Failure, Job, unpack};
 
 /// What to pull, and where to.
 #[derive(Debug, Clone)]
@@ -62,6 +58,8 @@ pub struct PullOptions {
     pub ownership: Ownership,
     /// Whether DEST may be replaced, whatever it holds.
     pub force: bool,
+    /// Where blobs are kept from pull to pull.
+    pub cache: Option<Arc<Cache>>,
     /// How many layers are fetched and unpacked at once.
     pub jobs: NonZeroUsize,
     /// What the image may ask for at most.
@@ -115,22 +113,49 @@ pub async fn pull(
     {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
     }
-    let named = resolve::name(&registry, reference).await?;
+    let cache = options.cache.as_deref();
+    let named = resolve::name(&registry, cache, reference).await?;
     if let Some(record) = present.as_ref().filter(|record| holds(record, &named.digest)) {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
     }
-    let mut resolved = resolve::resolve(&registry, named, &options.platform).await?;
+    let mut resolved = resolve::resolve(&registry, cache, named, &options.platform).await?;
     if let Some(record) = present.filter(|record| holds(record, &resolved.manifest_digest)) {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest });
     }
-    let staging = match staging {
+    let mut staging = match staging {
         Some(staging) => staging,
         None => Staging::create(&options.dest, apply)?,
     };
-    let config = resolve::config(&registry, &mut resolved, &options.platform).await?;
-    let staging = unpack(&registry, &resolved, &config, staging, options).await?;
+    let config = resolve::config(&registry, cache, &mut resolved, &options.platform).await?;
+    let job = Job {
+        registry: &registry,
+        layers: &resolved.manifest.layers,
+        diff_ids: &config.diff_ids,
+        caches: &LayerCaches::new(
+            options.cache.as_ref(),
+            &resolved.manifest.layers,
+            &options.dest,
+            registry.observer(),
+        ),
+        jobs: options.jobs,
+    };
+    let mut evicted = HashSet::new();
+    let staging = loop {
+        match unpack(&job, staging).await {
+            Ok(staging) => break staging,
+            // A cache that was damaged is no reason to fail; what failed in the same way when it
+            // came from the registry is.
+            Err(Failure { evicted: Some(layer), .. }) if evicted.insert(layer.clone()) => {
+                staging = Staging::create(&options.dest, apply)?;
+            }
+            Err(Failure { error, .. }) => return Err(error),
+        }
+    };
     let record = record(reference, &resolved, config, options.ownership);
     let warnings = staging.commit(&record)?;
+    if let Some(cache) = cache {
+        cache.note(&record.canonical_reference, &resolved.root);
+    }
     Ok(Pulled::Unpacked {
         manifest_digest: record.manifest_digest,
         layers: record.layers.len(),
@@ -158,133 +183,6 @@ fn present(options: &PullOptions) -> Result<Option<ImageRecord>, PullError> {
 
 fn holds(record: &ImageRecord, digest: &Digest) -> bool {
     [&record.resolved_digest, &record.manifest_digest].contains(&&digest.to_string())
-}
-
-/// Fetches and applies the layers, several at a time.
-async fn unpack(
-    registry: &Arc<Registry>,
-    resolved: &Resolved,
-    config: &Config,
-    staging: Staging,
-    options: &PullOptions,
-) -> Result<Staging, PullError> {
-    let mut unpacking = Unpacking {
-        registry,
-        layers: &resolved.manifest.layers,
-        staging: Arc::new(staging),
-        fetches: HashMap::new(),
-        threads: JoinSet::new(),
-    };
-    match unpacking.run(&config.diff_ids, options.jobs).await {
-        Ok(()) => unpacking.into_staging(),
-        Err(error) => {
-            unpacking.cancel().await;
-            Err(error)
-        }
-    }
-}
-
-/// The layers on their way. Dropping it ends them.
-struct Unpacking<'a> {
-    registry: &'a Arc<Registry>,
-    layers: &'a [Descriptor],
-    staging: Arc<Staging>,
-    fetches: HashMap<usize, Fetch>,
-    threads: JoinSet<(usize, Result<(), PullError>)>,
-}
-
-impl Unpacking<'_> {
-    async fn run(&mut self, diff_ids: &[Digest], jobs: NonZeroUsize) -> Result<(), PullError> {
-        let mut waiting = diff_ids.iter().enumerate();
-        let mut consequence = None;
-        loop {
-            // The lowest first: one that waits for its turn always has those below it under way.
-            for (index, diff_id) in waiting.by_ref().take(jobs.get() - self.threads.len()) {
-                self.start(index, diff_id);
-            }
-            let Some(done) = self.threads.join_next().await else { break };
-            let (index, applied) = done.map_err(|_| PullError::Unpacker)?;
-            let fetch = self.fetches.remove(&index);
-            match applied {
-                Ok(()) => self.tell_done(index),
-                // The layer that is the cause ends as well.
-                Err(error) if error.is_consequence() => {
-                    waiting = [].iter().enumerate();
-                    consequence = Some(error);
-                }
-                // A layer that cannot be read is the network's failure, not the unpacker's.
-                Err(error) => {
-                    let failure = fetch.and_then(|fetch| fetch.failure());
-                    return Err(failure.map_or(error, PullError::from));
-                }
-            }
-        }
-        consequence.map_or(Ok(()), Err)
-    }
-
-    fn start(&mut self, index: usize, diff_id: &Digest) {
-        let Some(layer) = self.layers.get(index).cloned() else { return };
-        let place = Place { index, total: self.layers.len() };
-        let (fetch, reader) = fetch::fetch(self.registry, &layer, place);
-        self.fetches.insert(index, fetch);
-        let (staging, diff_id) = (Arc::clone(&self.staging), diff_id.clone());
-        self.threads.spawn_blocking(move || {
-            let applied = apply_layer(&staging, index, &layer, &diff_id, reader);
-            (index, applied)
-        });
-    }
-
-    fn tell_done(&self, index: usize) {
-        let Some(layer) = self.layers.get(index) else { return };
-        let (digest, size_bytes) = (layer.digest(), layer.size());
-        let info = LayerInfo { index, total: self.layers.len(), digest, size_bytes };
-        self.registry.observer().observe(&Event::LayerDone(info));
-    }
-
-    /// Ends what is under way, and waits for that.
-    async fn cancel(&mut self) {
-        self.stop();
-        while self.threads.join_next().await.is_some() {}
-    }
-
-    /// Ends the downloads, and so the threads that read them or wait for those that do.
-    fn stop(&mut self) {
-        self.staging.stop();
-        self.fetches.clear();
-    }
-
-    fn into_staging(self) -> Result<Staging, PullError> {
-        let staging = Arc::clone(&self.staging);
-        drop(self);
-        // All threads have ended.
-        Arc::into_inner(staging).ok_or(PullError::Unpacker)
-    }
-}
-
-impl Drop for Unpacking<'_> {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn apply_layer(
-    staging: &Staging,
-    index: usize,
-    layer: &Descriptor,
-    diff_id: &Digest,
-    mut reader: LayerReader,
-) -> Result<(), PullError> {
-    let media_type = layer.media_type().to_string();
-    let spec = LayerSpec { media_type: &media_type, diff_id, digest: layer.digest() };
-    let applied = staging.apply_layer_at(index, &spec, &mut reader);
-    // What a decompressor leaves behind its stream's end belongs to the blob as well. Where the
-    // content makes no sense, the rest of it shows whether it is what was asked for.
-    let rest = reader.finish(if applied.is_ok() { u64::MAX } else { MAX_BLAME_BYTES });
-    applied?;
-    rest.map_err(|source| {
-        staging.stop();
-        PullError::Layer { digest: layer.digest().to_string(), source }
-    })
 }
 
 fn record(
