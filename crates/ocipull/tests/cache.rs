@@ -119,20 +119,16 @@ fn a_damaged_blob_is_found_and_fetched_again() {
     let config: serde_json::Value = serde_json::from_slice(&built.manifest.bytes).unwrap();
     let config = config["config"]["digest"].as_str().unwrap().to_owned();
     let all = [layers(&built), vec![config, built.digest().to_owned()]].concat();
-    let ways: [(&str, fn(&Path)); 3] = [
-        ("flipped", damage),
-        // What a loss of power leaves.
-        ("empty", |path| std::fs::write(path, "").unwrap()),
-        ("zeros", |path| {
-            let length = path.metadata().unwrap().len();
-            std::fs::write(path, vec![0; usize::try_from(length).unwrap()]).unwrap();
-        }),
-    ];
-    for (way, spoil) in ways {
+    // A flipped bit, and what a loss of power leaves.
+    for way in ["flipped", "empty", "zeros"] {
         for digest in &all {
             let path = blob(&place, digest);
             let right = std::fs::read(&path).unwrap();
-            spoil(&path);
+            match way {
+                "flipped" => damage(&path),
+                "empty" => std::fs::write(&path, "").unwrap(),
+                _ => std::fs::write(&path, vec![0; right.len()]).unwrap(),
+            }
             registry.clear_requests();
             let run = place.run(&[&image(&registry), "e", "--force"]).succeeded();
             assert_same(&want, &tree(&place.path("e")));
@@ -181,21 +177,18 @@ fn a_layer_that_comes_twice_is_fetched_once() {
 fn a_cache_that_cannot_be_used_is_a_notice_and_no_failure() {
     let (registry, _) = serve(RegistryOptions::default());
     let user = testkit::user::TestUser::without_subids();
-    let cases: [(&str, &dyn Fn(&Place)); 3] = [
-        ("another user's", &|place| {
-            std::fs::create_dir(place.cache()).unwrap();
+    for words in ["another user's", "can be written by others", "no directory"] {
+        let place = Place::new();
+        match words {
+            "no directory" => std::fs::write(place.cache(), "").unwrap(),
+            _ => std::fs::create_dir(place.cache()).unwrap(),
+        }
+        if words == "another user's" {
             user.own(&place.cache());
-        }),
-        ("can be written by others", &|place| {
-            std::fs::create_dir(place.cache()).unwrap();
+        } else {
             let open = std::fs::Permissions::from_mode(0o777);
             std::fs::set_permissions(place.cache(), open).unwrap();
-        }),
-        ("no directory", &|place| std::fs::write(place.cache(), "").unwrap()),
-    ];
-    for (words, prepare) in cases {
-        let place = Place::new();
-        prepare(&place);
+        }
         let run = place.run(&[&image(&registry), "d"]).succeeded().says(words);
         let notices = run.stderr.lines().filter(|line| line.contains("notice: ")).count();
         assert_eq!(notices, 1, "{run}");
