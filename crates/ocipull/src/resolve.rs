@@ -123,7 +123,7 @@ pub async fn name(
     if let Some(cache) = cache
         && let Some(Claim::Mine(partial)) = cache.claim(&digest)
     {
-        cache.store(partial, &body.bytes);
+        cache.store(&digest, partial, &body.bytes);
     }
     Ok(Named { digest, size_bytes: None, media_type: String::new(), body: Some(body) })
 }
@@ -203,7 +203,7 @@ pub async fn config(
             Turn::Fetch(partial) => {
                 let bytes = fetch.await?;
                 if let Some(partial) = partial {
-                    cache.store(partial, &bytes);
+                    cache.store(digest, partial, &bytes);
                 }
                 bytes
             }
@@ -240,7 +240,7 @@ async fn manifest(
         Turn::Fetch(partial) => {
             let body = fetch.await?;
             if let Some(partial) = partial {
-                cache.store(partial, &body.bytes);
+                cache.store(digest, partial, &body.bytes);
             }
             Ok(body)
         }

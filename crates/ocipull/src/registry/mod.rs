@@ -27,6 +27,7 @@ mod target;
 mod transport;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use oci_spec::image::Digest;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
@@ -78,6 +79,8 @@ pub struct Registry {
     mirror: Option<Endpoint>,
     origin: Endpoint,
     retry: RetryPolicy,
+    /// Whether the registry itself answered something.
+    answered: AtomicBool,
     offline: bool,
 }
 
@@ -128,7 +131,7 @@ impl Registry {
         });
         let origin = Endpoint::new(registry, repository, None, options.credentials.clone(), reach);
         let (retry, offline) = (options.retry, options.offline);
-        Ok(Self { transport, mirror, origin, retry, offline })
+        Ok(Self { transport, mirror, origin, retry, answered: AtomicBool::new(false), offline })
     }
 
     /// Asks what `selector`, a tag or a digest, stands for. `None` when the registry does not
@@ -216,7 +219,7 @@ impl Registry {
     }
 
     pub(crate) fn attempts(&self) -> Attempts {
-        Attempts::new(self.retry)
+        Attempts::new(self.retry, self.answered.load(Ordering::Relaxed))
     }
 
     /// How long the network may take.
@@ -309,7 +312,9 @@ impl Registry {
         attempts: &mut Attempts,
     ) -> Result<Answer, RegistryError> {
         let ask = || host.send(&self.transport, method, path, accept.clone(), range.clone());
-        retry::insist(attempts, &**self.observer(), ask).await
+        let answer = retry::insist(attempts, &**self.observer(), ask).await?;
+        self.answered.store(true, Ordering::Relaxed);
+        Ok(answer)
     }
 }
 
