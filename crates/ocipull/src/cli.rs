@@ -21,7 +21,7 @@ const MAX_CA_BYTES: u64 = 1 << 20;
     version,
     about = "Pull an image from an OCI registry and unpack it into a root filesystem",
     override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR\n       \
-                      ocipull rm DEST",
+                      ocipull verify [OPTIONS] DEST\n       ocipull rm DEST",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
@@ -33,7 +33,7 @@ interrupted leaves DEST as it was.
 Credentials come from --creds, else from the files of podman and docker.
 
 Exit codes: 0 success, 1 failure, 2 usage (a name that is no image reference among it), \
-130 interrupted, 143 terminated."
+3 verify could not compare, 130 interrupted, 143 terminated."
 )]
 pub(crate) struct Typed {
     #[command(subcommand)]
@@ -50,6 +50,43 @@ enum TypedCommand {
         #[arg(value_name = "DEST")]
         dest: PathBuf,
     },
+    /// Compare a root filesystem with the image that its record names
+    #[command(after_help = VERIFY_HELP)]
+    Verify(Box<TypedVerify>),
+}
+
+const VERIFY_HELP: &str = "\
+A line a path that differs goes to standard output, as by git status --short: A for what the image \
+does not have, D for what DEST lacks, M for what is another, with what differs: type, mode, owner, \
+size, content, target, device, mtime, xattrs, links (to other paths), mount. A directory ends in a \
+slash; of one that was added or removed nothing below is listed. Times of access are not compared. \
+Control characters and bytes that are no UTF-8 are escaped.
+
+With --json a line is an object: \"change\" is added, changed or removed; \"path\" is the path, or \
+\"pathBase64\" where it is no UTF-8; \"directory\" is true or false; \"aspects\" lists what differs.
+
+The image is unpacked once more beside DEST meanwhile, which takes as much disk space as it has. \
+DEST itself is only read, by the user who pulled it.
+
+Exit codes: 0 no difference, 1 differences, 2 usage, 3 could not compare, 130 interrupted, \
+143 terminated.";
+
+#[derive(Debug, Args)]
+struct TypedVerify {
+    /// The root filesystem's directory
+    #[arg(value_name = "DEST")]
+    dest: PathBuf,
+    /// Print differences for programs, an object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    registry: TypedRegistry,
+    /// Print a line a request as well, on standard error
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print errors only
+    #[arg(short, long, conflicts_with_all = ["verbose", "json"])]
+    quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +155,17 @@ pub(crate) enum Task {
     Pull(Box<PullTask>),
     /// Absolute, with a last component.
     Remove(PathBuf),
+    Verify(Box<VerifyTask>),
+}
+
+/// What to verify, and how.
+#[derive(Debug)]
+pub(crate) struct VerifyTask {
+    /// Absolute, with a last component.
+    pub(crate) dest: PathBuf,
+    pub(crate) json: bool,
+    pub(crate) registry: RegistryOptions,
+    pub(crate) output: Output,
 }
 
 /// What to pull, and how.
@@ -189,11 +237,38 @@ impl Explain for CliError {
 }
 
 impl Typed {
+    /// Whether it is `verify`, whose exit codes are its own.
+    pub(crate) fn verifies(&self) -> bool {
+        matches!(self.command, Some(TypedCommand::Verify(_)))
+    }
+
     /// What it means. Reads the CA file and, where it is not given, the password.
     pub(crate) fn meaning(self) -> Result<Task, CliError> {
         match self.command {
             Some(TypedCommand::Rm { dest }) => destination(dest).map(Task::Remove),
+            Some(TypedCommand::Verify(typed)) => typed.meaning().map(Box::new).map(Task::Verify),
             None => self.pull.meaning().map(Box::new).map(Task::Pull),
+        }
+    }
+}
+
+impl TypedVerify {
+    fn meaning(self) -> Result<VerifyTask, CliError> {
+        Ok(VerifyTask {
+            dest: destination(self.dest)?,
+            json: self.json,
+            registry: self.registry.meaning()?,
+            output: Output::of(self.quiet, self.verbose),
+        })
+    }
+}
+
+impl Output {
+    fn of(quiet: bool, verbose: bool) -> Self {
+        match (quiet, verbose) {
+            (true, _) => Self::Quiet,
+            (_, true) => Self::Verbose,
+            _ => Self::Normal,
         }
     }
 }
@@ -207,11 +282,6 @@ impl TypedPull {
             Some(text) => text.parse()?,
             None => Platform::host(),
         };
-        let output = match (self.quiet, self.verbose) {
-            (true, _) => Output::Quiet,
-            (_, true) => Output::Verbose,
-            _ => Output::Normal,
-        };
         Ok(PullTask {
             reference,
             dest,
@@ -219,7 +289,7 @@ impl TypedPull {
             force: self.force,
             ownership: self.ownership.meaning(),
             registry: self.registry.meaning()?,
-            output,
+            output: Output::of(self.quiet, self.verbose),
         })
     }
 }
@@ -301,7 +371,7 @@ mod tests {
     fn meaning(arguments: &[&str]) -> Result<PullTask, CliError> {
         match Typed::try_parse_from([&["ocipull"], arguments].concat()).unwrap().meaning()? {
             Task::Pull(task) => Ok(*task),
-            Task::Remove(dest) => panic!("{arguments:?} removes {dest:?}"),
+            other => panic!("{arguments:?} is no pull: {other:?}"),
         }
     }
 

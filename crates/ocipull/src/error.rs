@@ -33,6 +33,16 @@ pub enum PullError {
     /// The record beside DEST is not readable.
     #[error("cannot tell what DEST holds")]
     Record(#[from] RecordError),
+    /// The record beside DEST does not belong to the image that it names.
+    #[error("the record of {dest:?} does not belong to image {digest}: got other {what}")]
+    OtherImage {
+        /// The root filesystem.
+        dest: PathBuf,
+        /// As in the record.
+        digest: String,
+        /// What differs.
+        what: &'static str,
+    },
     /// The thread that unpacks ended without a result.
     #[error("cannot unpack into {0:?}: the unpacking thread ended early")]
     Unpacker(PathBuf),
@@ -50,7 +60,9 @@ impl Explain for PullError {
             Self::Registry(error) => error.hint(),
             Self::Resolve(error) => error.hint(),
             Self::Apply(error) => error.hint(),
-            Self::Record(_) => Some("remove it and pull with --force".into()),
+            Self::Record(_) | Self::OtherImage { .. } => {
+                Some("remove it and pull with --force".into())
+            }
             Self::Layer { .. } | Self::Unpacker(_) => None,
         }
     }

@@ -13,6 +13,7 @@
 //! fetch      layer descriptor -> verified byte stream
 //! decompress media type or magic number -> tar stream
 //! apply/     tar streams -> a directory tree, staged and renamed
+//! compare/   how a tree differs from the one that its image gives
 //! error      why a pull failed
 //! pull       all of it in order, and the record beside the tree
 //! ```
@@ -21,6 +22,7 @@
 //! digest or a layer only. Nothing here prints: give an [`event::Observer`] to see what happens.
 
 pub mod apply;
+pub mod compare;
 pub mod decompress;
 pub mod error;
 pub mod event;

@@ -1,9 +1,11 @@
 //! The `ocipull` command: parse, run, report.
 
+mod changes;
 mod cli;
 mod password;
 mod progress;
 
+use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -19,12 +21,18 @@ use ocipull::pull::{PullOptions, Pulled, pull};
 use ocipull::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
+use changes::VerifyError;
 use cli::{CliError, Output, PullTask, Task, Typed};
 use progress::{Display, size};
 
 /// One thread takes bytes off the network and hashes them while another unpacks; the second worker
 /// keeps timers and other connections going when the first is busy.
 const WORKER_THREADS: usize = 2;
+
+/// The exit code of a verification that found differences.
+const DIFFERENT: u8 = 1;
+/// The exit code of one that could not be made, where another command has [`DIFFERENT`]'s.
+const UNVERIFIED: u8 = 3;
 
 /// What ends the program before its time.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +45,8 @@ enum MainError {
     Pull(Box<PullError>),
     #[error("cannot remove")]
     Remove(#[source] Box<ApplyError>),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     #[error("cannot start")]
     Start(#[source] SysError),
     #[error("interrupted by {name}; the destination is as it was")]
@@ -56,6 +66,7 @@ impl Explain for MainError {
             Self::Ownership(error) => error.hint(),
             Self::Pull(error) => error.hint(),
             Self::Remove(error) => error.hint(),
+            Self::Verify(error) => error.hint(),
             Self::Start(_) | Self::Signal { .. } => None,
         }
     }
@@ -67,7 +78,26 @@ impl Explain for MainError {
             Self::Pull(error) => error.exit_code(),
             Self::Signal { code, .. } => *code,
             Self::Remove(error) => error.exit_code(),
+            Self::Verify(error) => error.exit_code(),
             Self::Start(_) => 1,
+        }
+    }
+}
+
+/// A verification that came to no result: its failure must not look like a difference.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unverified(MainError);
+
+impl Explain for Unverified {
+    fn hint(&self) -> Option<String> {
+        self.0.hint()
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.0.exit_code() {
+            DIFFERENT => UNVERIFIED,
+            other => other,
         }
     }
 }
@@ -81,13 +111,15 @@ fn main() -> ExitCode {
         // Help and version.
         Err(error) => error.exit(),
     };
+    let verifies = typed.verifies();
     match run(typed) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
+        Err(error) if verifies => report("ocipull", &Unverified(error)),
         Err(error) => report("ocipull", &error),
     }
 }
 
-fn run(typed: Typed) -> Result<(), MainError> {
+fn run(typed: Typed) -> Result<ExitCode, MainError> {
     spare_the_owner();
     // What follows `enter` may go on in a child, inside a user namespace: so that comes before the
     // first thread.
@@ -101,7 +133,11 @@ fn run(typed: Typed) -> Result<(), MainError> {
             let result = run_pull(&task, entered.ownership, &display);
             display.clear();
             tell(&task, &display, result?);
-            Ok(())
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Verify(task) => {
+            let differs = changes::verify(*task)?;
+            Ok(if differs { ExitCode::from(DIFFERENT) } else { ExitCode::SUCCESS })
         }
         Task::Remove(dest) => {
             let record =
@@ -110,7 +146,8 @@ fn run(typed: Typed) -> Result<(), MainError> {
                 // Its files belong to ids that only the namespace has, but for root.
                 ownership::enter(OwnershipChoice::Auto)?;
             }
-            apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))
+            apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -127,11 +164,6 @@ fn run_pull(
     ownership: Ownership,
     display: &Arc<Display>,
 ) -> Result<Pulled, MainError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .enable_all()
-        .build()
-        .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))?;
     let options = PullOptions {
         dest: task.dest.clone(),
         platform: task.platform.clone(),
@@ -139,14 +171,26 @@ fn run_pull(
         force: task.force,
     };
     let observer = Arc::clone(display);
-    // The runtime is dropped at the end, which waits for the unpacking thread to have cleaned up.
-    runtime.block_on(async {
+    interruptible(async {
         let registry =
             Registry::new(&task.reference, &task.registry, observer).map_err(PullError::from)?;
+        Ok(pull(Arc::new(registry), &task.reference, &options).await?)
+    })
+}
+
+/// Runs `work`, which SIGINT and SIGTERM end by dropping it.
+fn interruptible<T>(work: impl Future<Output = Result<T, MainError>>) -> Result<T, MainError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))?;
+    // The runtime is dropped at the end, which waits for the blocking threads to have cleaned up.
+    runtime.block_on(async {
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut terminate = listen(SignalKind::terminate())?;
         tokio::select! {
-            pulled = pull(Arc::new(registry), &task.reference, &options) => Ok(pulled?),
+            done = work => done,
             _ = interrupt.recv() => Err(MainError::Signal { name: "SIGINT", code: 130 }),
             _ = terminate.recv() => Err(MainError::Signal { name: "SIGTERM", code: 143 }),
         }

@@ -26,6 +26,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, record_path};
@@ -39,7 +40,7 @@ use crate::image::Config;
 use crate::platform::Platform;
 use crate::reference::ImageReference;
 use crate::registry::Registry;
-use crate::resolve::{self, Resolved};
+use crate::resolve::{self, Named, Resolved};
 
 /// So much of a layer that could not be applied is still read, to see whether it was altered on its
 /// way: in bytes, a second or so of a good line.
@@ -125,6 +126,35 @@ pub async fn pull(
     })
 }
 
+/// Unpacks the image that `record` names once more, beside `dest`, to be looked at: nothing takes
+/// the place of `dest`. Fails when that image is not what the record says it is.
+pub async fn stage(
+    registry: Arc<Registry>,
+    record: &ImageRecord,
+    dest: &Path,
+) -> Result<Staging, PullError> {
+    let other = |what| PullError::OtherImage {
+        dest: dest.into(),
+        digest: record.manifest_digest.clone(),
+        what,
+    };
+    let digest = Digest::from_str(&record.manifest_digest).map_err(|_| other("digest"))?;
+    let options = PullOptions {
+        dest: dest.into(),
+        platform: Platform::from_record(&record.platform),
+        ownership: record.ownership,
+        force: false,
+    };
+    let staging = Staging::beside(dest, options.ownership)?;
+    let named = Named::by_digest(digest);
+    let mut resolved = resolve::resolve(&registry, named, &options.platform).await?;
+    let config = resolve::config(&registry, &mut resolved, &options.platform).await?;
+    if layers(&resolved, &config) != record.layers {
+        return Err(other("layers"));
+    }
+    unpack(&registry, &resolved, &config, staging, &options).await
+}
+
 /// The record of what DEST holds, if it was made for this platform and with this ownership, by this
 /// user: where others may write beside DEST (/tmp), one of theirs could vouch for any tree.
 fn present(options: &PullOptions) -> Result<Option<ImageRecord>, PullError> {
@@ -196,7 +226,6 @@ fn record(
     config: Config,
     ownership: Ownership,
 ) -> ImageRecord {
-    let layers = resolved.manifest.layers.iter().zip(&config.diff_ids);
     ImageRecord {
         version: RECORD_VERSION,
         reference: reference.typed().to_owned(),
@@ -204,13 +233,18 @@ fn record(
         manifest_digest: resolved.manifest_digest.to_string(),
         resolved_digest: resolved.resolved_digest.to_string(),
         platform: resolved.platform.to_record(),
-        layers: layers
-            .map(|(layer, diff_id)| RecordedLayer {
-                digest: layer.digest().to_string(),
-                diff_id: diff_id.to_string(),
-            })
-            .collect(),
+        layers: layers(resolved, &config),
         ownership,
         config: config.raw,
     }
+}
+
+fn layers(resolved: &Resolved, config: &Config) -> Vec<RecordedLayer> {
+    let layers = resolved.manifest.layers.iter().zip(&config.diff_ids);
+    layers
+        .map(|(layer, diff_id)| RecordedLayer {
+            digest: layer.digest().to_string(),
+            diff_id: diff_id.to_string(),
+        })
+        .collect()
 }

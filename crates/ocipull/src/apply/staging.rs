@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use ctsys::record::{ImageRecord, Ownership};
@@ -76,12 +77,29 @@ impl Staging {
         }
     }
 
+    /// A tree to be looked at only, beside the root filesystem at `dest`, which stays whatever it
+    /// holds and whatever is mounted in it: see [`Staging::finish`].
+    pub fn beside(dest: &Path, ownership: Ownership) -> Result<Self, ApplyError> {
+        let place = DestPlace::open(dest, false)?;
+        if place.look()? == Found::Nothing {
+            return Err(ApplyError::Missing { dest: dest.into() });
+        }
+        place.remove_leftovers()?;
+        let options = ApplyOptions { ownership, force: false };
+        let (name, tree) = Self::make_at(&place, options)?;
+        Ok(Self { place, force: false, name: Some(name), tree })
+    }
+
     fn create_at(place: &DestPlace, options: ApplyOptions) -> Result<(Vec<u8>, Tree), ApplyError> {
         if place.look()? == Found::FullDir && !options.force {
             return Err(ApplyError::Exists { dest: place.dest.clone() });
         }
         place.refuse_mounts()?;
         place.remove_leftovers()?;
+        Self::make_at(place, options)
+    }
+
+    fn make_at(place: &DestPlace, options: ApplyOptions) -> Result<(Vec<u8>, Tree), ApplyError> {
         let (name, dir) = place.make_staging()?;
         match Tree::new(dir, Keeper::new(options.ownership)) {
             Ok(tree) => Ok((name, tree)),
@@ -116,6 +134,24 @@ impl Staging {
         Ok(LayerStats { entries, uncompressed_bytes })
     }
 
+    /// Gives the directories of the tree their metadata, which ends the applying, and the tree
+    /// itself, open. It goes with this value.
+    pub fn finish(&mut self) -> Result<OwnedFd, ApplyError> {
+        let finished = self.tree.finish();
+        finished.map_err(|(path, source)| ApplyError::Metadata { path, source: source.into() })?;
+        self.tree.root().try_clone_to_owned().map_err(|e| ApplyError::Directory {
+            action: "open the tree beside",
+            path: self.place.dest.clone(),
+            source: SysError::from_io("fcntl", "F_DUPFD_CLOEXEC", &e),
+        })
+    }
+
+    /// What stands at the destination, open: a directory.
+    pub fn dest_dir(&self) -> Result<OwnedFd, ApplyError> {
+        rootdir::open_dir_at(self.place.parent(), self.place.name())
+            .map_err(|e| self.place.failed("open", e))
+    }
+
     /// Puts the tree in the destination's place and `record` beside it; gives what could not be
     /// kept.
     ///
@@ -123,8 +159,7 @@ impl Staging {
     /// the new one. The old record goes before that step and the new one comes after it: a run
     /// that is killed in between leaves no record, never one of another tree.
     pub fn commit(mut self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
-        let finished = self.tree.finish();
-        finished.map_err(|(path, source)| ApplyError::Metadata { path, source: source.into() })?;
+        self.finish()?;
         // Two runs with --force would else put one's tree beside the other's record.
         let turn = self.place.take_turn()?;
         // It may have been filled since.

@@ -1,7 +1,7 @@
 //! The merged tree on disk, and what its directories will be in the end.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ctsys::Errno;
 use ctsys::SysError;
@@ -34,6 +34,11 @@ impl Tree {
         // Not new: it may have got access control lists from the directory that it stands in.
         tree.set_dir(&root, b"", Metadata::implied(), false)?;
         Ok(tree)
+    }
+
+    /// The tree's root.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.fd()
     }
 
     /// Opens a directory of the tree.
