@@ -1,24 +1,22 @@
 //! The command line: what was typed, and what it means.
 
 use std::io::Read;
-use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
-use ocipull::apply::Limits;
-use ocipull::apply::limits::{LIMIT_NAMES, LimitSyntaxError, Setting};
+use ocipull::apply::limits::{LIMIT_NAMES, LimitSyntaxError};
 use ocipull::host::{HostError, RegistryHost};
 use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
-use ocipull::pull::DEFAULT_JOBS;
 use ocipull::reference::{ImageReference, ReferenceError};
 use ocipull::registry::{
     CredentialSources, Login, RegistryOptions, RetryPolicy, Timeouts, default_files,
 };
 
 use crate::cache_command::TypedCache;
+use crate::resources::{ResourcesTask, TypedResources};
 
 /// Longest `--ca-cert` file, in bytes: a whole system's CAs have a quarter of it.
 const MAX_CA_BYTES: u64 = 1 << 20;
@@ -30,7 +28,8 @@ const MAX_CA_BYTES: u64 = 1 << 20;
     version,
     about = "Pull an image from an OCI registry and unpack it into a root filesystem",
     override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR\n       \
-                      ocipull rm DEST\n       ocipull cache ls|prune|verify",
+                      ocipull verify [OPTIONS] DEST\n       ocipull rm DEST\n       \
+                      ocipull cache ls|prune|verify",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
@@ -46,7 +45,7 @@ cut off goes on from there, and nothing is fetched twice.
 
 Exit codes: 0 success, 1 failure, 2 usage (a name that is no image reference among it), \
 3 rate limited by the registry, 4 damaged content, 5 timed out, 6 no room on the disk, \
-130 interrupted, 143 terminated."
+7 verify could not compare, 130 interrupted, 143 terminated."
 )]
 pub(crate) struct Typed {
     #[command(subcommand)]
@@ -68,6 +67,45 @@ enum TypedCommand {
         #[arg(value_name = "DEST")]
         dest: PathBuf,
     },
+    /// Compare a root filesystem with the image that its record names
+    #[command(after_help = VERIFY_HELP)]
+    Verify(Box<TypedVerify>),
+}
+
+const VERIFY_HELP: &str = "\
+A line a path that differs goes to standard output, as by git status --short: A for what the image \
+does not have, D for what DEST lacks, M for what is another, with what differs: type, mode, owner, \
+size, content, target, device, mtime, xattrs, links (to other paths), mount. A directory ends in a \
+slash; of one that was added or removed nothing below is listed. Times of access are not compared. \
+Control characters and bytes that are no UTF-8 are escaped.
+
+With --json a line is an object: \"change\" is added, changed or removed; \"path\" is the path, or \
+\"pathBase64\" where it is no UTF-8; \"directory\" is true or false; \"aspects\" lists what differs.
+
+The image is unpacked once more beside DEST meanwhile, which takes as much disk space as it has. \
+DEST itself is only read, by the user who pulled it.
+
+Exit codes: 0 no difference, 1 differences, 2 usage, 7 could not compare, others as of a \
+pull.";
+
+#[derive(Debug, Args)]
+struct TypedVerify {
+    /// The root filesystem's directory
+    #[arg(value_name = "DEST")]
+    dest: PathBuf,
+    /// Print differences for programs, an object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    resources: TypedResources,
+    #[command(flatten)]
+    registry: TypedRegistry,
+    /// Print a line a request as well, on standard error
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print errors only
+    #[arg(short, long, conflicts_with_all = ["verbose", "json"])]
+    quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -90,15 +128,8 @@ struct TypedPull {
     /// How files keep their owners: as root, by subordinate ids, or noted in an attribute
     #[arg(long, value_enum, default_value_t = TypedOwnership::Auto)]
     ownership: TypedOwnership,
-    /// Layers that are fetched and unpacked at once
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_JOBS)]
-    jobs: NonZeroUsize,
-    /// Let the image have more than usual; NAME is entries, total-bytes, expansion-ratio, path-depth or header-bytes
-    #[arg(long, value_name = "NAME=VALUE")]
-    limit: Vec<String>,
-    /// Keep nothing for later pulls, and use nothing of earlier ones
-    #[arg(long, conflicts_with = "offline")]
-    no_cache: bool,
+    #[command(flatten)]
+    resources: TypedResources,
     #[command(flatten)]
     registry: TypedRegistry,
     /// Print a line a request: method, URL, status, type, digest, bytes, time
@@ -156,6 +187,18 @@ pub(crate) enum Task {
     /// Absolute, with a last component.
     Remove(PathBuf),
     Cache(TypedCache),
+    Verify(Box<VerifyTask>),
+}
+
+/// What to verify, and how.
+#[derive(Debug)]
+pub(crate) struct VerifyTask {
+    /// Absolute, with a last component.
+    pub(crate) dest: PathBuf,
+    pub(crate) json: bool,
+    pub(crate) resources: ResourcesTask,
+    pub(crate) registry: RegistryOptions,
+    pub(crate) output: Output,
 }
 
 /// What to pull, and how.
@@ -167,10 +210,7 @@ pub(crate) struct PullTask {
     pub(crate) platform: Platform,
     pub(crate) force: bool,
     pub(crate) ownership: OwnershipChoice,
-    pub(crate) jobs: NonZeroUsize,
-    pub(crate) limits: Limits,
-    /// Whether blobs are kept from pull to pull.
-    pub(crate) cached: bool,
+    pub(crate) resources: ResourcesTask,
     pub(crate) registry: RegistryOptions,
     pub(crate) output: Output,
 }
@@ -234,12 +274,40 @@ impl Explain for CliError {
 }
 
 impl Typed {
+    /// Whether it is `verify`, whose exit codes are its own.
+    pub(crate) fn verifies(&self) -> bool {
+        matches!(self.command, Some(TypedCommand::Verify(_)))
+    }
+
     /// What it means. Reads the CA file and, where it is not given, the password.
     pub(crate) fn meaning(self) -> Result<Task, CliError> {
         match self.command {
             Some(TypedCommand::Cache { command }) => Ok(Task::Cache(command)),
             Some(TypedCommand::Rm { dest }) => destination(dest).map(Task::Remove),
+            Some(TypedCommand::Verify(typed)) => typed.meaning().map(Box::new).map(Task::Verify),
             None => self.pull.meaning().map(Box::new).map(Task::Pull),
+        }
+    }
+}
+
+impl TypedVerify {
+    fn meaning(self) -> Result<VerifyTask, CliError> {
+        Ok(VerifyTask {
+            dest: destination(self.dest)?,
+            json: self.json,
+            resources: self.resources.meaning()?,
+            registry: self.registry.meaning()?,
+            output: Output::of(self.quiet, self.verbose),
+        })
+    }
+}
+
+impl Output {
+    fn of(quiet: bool, verbose: bool) -> Self {
+        match (quiet, verbose) {
+            (true, _) => Self::Quiet,
+            (_, true) => Self::Verbose,
+            _ => Self::Normal,
         }
     }
 }
@@ -253,22 +321,15 @@ impl TypedPull {
             Some(text) => text.parse()?,
             None => Platform::host(),
         };
-        let output = match (self.quiet, self.verbose) {
-            (true, _) => Output::Quiet,
-            (_, true) => Output::Verbose,
-            _ => Output::Normal,
-        };
         Ok(PullTask {
             reference,
             dest,
             platform,
             force: self.force,
             ownership: self.ownership.meaning(),
-            jobs: self.jobs,
-            limits: limits(&self.limit)?,
-            cached: !self.no_cache,
+            resources: self.resources.meaning()?,
             registry: self.registry.meaning()?,
-            output,
+            output: Output::of(self.quiet, self.verbose),
         })
     }
 }
@@ -310,12 +371,6 @@ impl TypedRegistry {
             offline: self.offline,
         })
     }
-}
-
-fn limits(settings: &[String]) -> Result<Limits, LimitSyntaxError> {
-    settings
-        .iter()
-        .try_fold(Limits::USUAL, |limits, text| Ok(limits.with(&text.parse::<Setting>()?)))
 }
 
 /// An absolute path that ends in a name. Not the current directory: another one takes the place of
@@ -362,7 +417,7 @@ mod tests {
     fn meaning(arguments: &[&str]) -> Result<PullTask, CliError> {
         match Typed::try_parse_from([&["ocipull"], arguments].concat()).unwrap().meaning()? {
             Task::Pull(task) => Ok(*task),
-            other => panic!("{arguments:?} is {other:?}"),
+            other => panic!("{arguments:?} is no pull: {other:?}"),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Why a pull failed.
 
+use std::path::PathBuf;
+
 use ctsys::record::RecordError;
 use ctsys::report::Explain;
 use ctsys::{Errno, SysError};
@@ -35,6 +37,16 @@ pub enum PullError {
     /// The record beside DEST is not readable.
     #[error("cannot tell what DEST holds")]
     Record(#[from] RecordError),
+    /// The record beside DEST does not belong to the image that it names.
+    #[error("the record of {dest:?} does not belong to image {digest}: got other {what}")]
+    OtherImage {
+        /// The root filesystem.
+        dest: PathBuf,
+        /// As in the record.
+        digest: String,
+        /// What differs.
+        what: &'static str,
+    },
     /// The thread that unpacks ended without a result.
     #[error("cannot unpack: an unpacking thread ended early")]
     Unpacker,
@@ -62,7 +74,9 @@ impl Explain for PullError {
             Self::Registry(error) => error.hint(),
             Self::Resolve(error) => error.hint(),
             Self::Apply(error) => error.hint(),
-            Self::Record(_) => Some("remove it and pull with --force".into()),
+            Self::Record(_) | Self::OtherImage { .. } => {
+                Some("remove it and pull with --force".into())
+            }
             Self::Layer { .. } | Self::Unpacker => None,
         }
     }
@@ -74,7 +88,7 @@ impl Explain for PullError {
             Self::Apply(error) => error.exit_code(),
             Self::Registry(error) => error.exit_code(),
             Self::Resolve(error) => error.exit_code(),
-            Self::Layer { .. } | Self::Record(_) | Self::Unpacker => 1,
+            Self::Layer { .. } | Self::Record(_) | Self::OtherImage { .. } | Self::Unpacker => 1,
         }
     }
 }

@@ -14,6 +14,7 @@
 //! fetch      layer descriptor -> verified byte stream
 //! decompress media type or magic number -> tar stream
 //! apply/     tar streams -> a directory tree, staged and renamed
+//! compare/   how a tree differs from the one that its image gives
 //! error      why a pull failed
 //! unpack     the layers of an image, several at a time
 //! pull       all of it in order, and the record beside the tree
@@ -24,6 +25,7 @@
 
 pub mod apply;
 pub mod cache;
+pub mod compare;
 pub mod decompress;
 pub mod error;
 pub mod event;

@@ -1,10 +1,13 @@
 //! The `ocipull` command: parse, run, report.
 
 mod cache_command;
+mod changes;
 mod cli;
 mod password;
 mod progress;
+mod resources;
 
+use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,7 +17,6 @@ use ctsys::record::{ImageRecord, Ownership};
 use ctsys::report::{Explain, Usage, report};
 use nix::sys::stat::{Mode, umask};
 use ocipull::apply::{self, ApplyError};
-use ocipull::cache::{self, Cache};
 use ocipull::error::PullError;
 use ocipull::event::Observer;
 use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
@@ -23,12 +25,18 @@ use ocipull::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
 use cache_command::CacheCommandError;
+use changes::VerifyError;
 use cli::{CliError, Output, PullTask, Task, Typed};
 use progress::{Display, size};
 
 /// These take bytes off the network and hash them; the second keeps timers and other connections
 /// going when the first is busy. Unpacking has threads of its own.
 const WORKER_THREADS: usize = 2;
+
+/// The exit code of a verification that found differences.
+const DIFFERENT: u8 = 1;
+/// The exit code of one that could not be made, where another command has [`DIFFERENT`]'s.
+const UNVERIFIED: u8 = 7;
 
 /// What ends the program before its time.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +51,8 @@ enum MainError {
     Remove(#[source] Box<ApplyError>),
     #[error(transparent)]
     Cache(#[from] CacheCommandError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     #[error("cannot start")]
     Start(#[source] SysError),
     #[error("interrupted by {name}; the destination is as it was")]
@@ -63,6 +73,7 @@ impl Explain for MainError {
             Self::Pull(error) => error.hint(),
             Self::Remove(error) => error.hint(),
             Self::Cache(error) => error.hint(),
+            Self::Verify(error) => error.hint(),
             Self::Start(_) | Self::Signal { .. } => None,
         }
     }
@@ -75,7 +86,26 @@ impl Explain for MainError {
             Self::Signal { code, .. } => *code,
             Self::Remove(error) => error.exit_code(),
             Self::Cache(error) => error.exit_code(),
+            Self::Verify(error) => error.exit_code(),
             Self::Start(_) => 1,
+        }
+    }
+}
+
+/// A verification that came to no result: its failure must not look like a difference.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unverified(MainError);
+
+impl Explain for Unverified {
+    fn hint(&self) -> Option<String> {
+        self.0.hint()
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.0.exit_code() {
+            DIFFERENT => UNVERIFIED,
+            other => other,
         }
     }
 }
@@ -89,13 +119,15 @@ fn main() -> ExitCode {
         // Help and version.
         Err(error) => error.exit(),
     };
+    let verifies = typed.verifies();
     match run(typed) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
+        Err(error) if verifies => report("ocipull", &Unverified(error)),
         Err(error) => report("ocipull", &error),
     }
 }
 
-fn run(typed: Typed) -> Result<(), MainError> {
+fn run(typed: Typed) -> Result<ExitCode, MainError> {
     spare_the_owner();
     // What follows `enter` may go on in a child, inside a user namespace: so that comes before the
     // first thread.
@@ -109,9 +141,16 @@ fn run(typed: Typed) -> Result<(), MainError> {
             let result = run_pull(&task, entered.ownership, &display);
             display.clear();
             tell(&task, &display, result?);
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
-        Task::Cache(command) => Ok(command.run()?),
+        Task::Verify(task) => {
+            let differs = changes::verify(*task)?;
+            Ok(if differs { ExitCode::from(DIFFERENT) } else { ExitCode::SUCCESS })
+        }
+        Task::Cache(command) => {
+            command.run()?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Remove(dest) => {
             let record =
                 ImageRecord::read(&dest).map_err(|e| MainError::Remove(Box::new(e.into())))?;
@@ -119,7 +158,8 @@ fn run(typed: Typed) -> Result<(), MainError> {
                 // Its files belong to ids that only the namespace has, but for root.
                 ownership::enter(OwnershipChoice::Auto)?;
             }
-            apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))
+            apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -136,30 +176,34 @@ fn run_pull(
     ownership: Ownership,
     display: &Arc<Display>,
 ) -> Result<Pulled, MainError> {
+    let observer: Arc<dyn Observer> = Arc::clone(display) as _;
+    let options = PullOptions {
+        dest: task.dest.clone(),
+        platform: task.platform.clone(),
+        ownership,
+        force: task.force,
+        resources: task.resources.open(&observer),
+    };
+    interruptible(async {
+        let registry =
+            Registry::new(&task.reference, &task.registry, observer).map_err(PullError::from)?;
+        Ok(pull(Arc::new(registry), &task.reference, &options).await?)
+    })
+}
+
+/// Runs `work`, which SIGINT and SIGTERM end by dropping it.
+fn interruptible<T>(work: impl Future<Output = Result<T, MainError>>) -> Result<T, MainError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()
         .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))?;
-    let observer: Arc<dyn Observer> = Arc::clone(display) as _;
-    let directory = || cache::directory(|name| std::env::var_os(name));
-    let options = PullOptions {
-        cache: task.cached.then(|| Cache::open_or_say(directory(), &observer)).flatten(),
-        dest: task.dest.clone(),
-        platform: task.platform.clone(),
-        ownership,
-        force: task.force,
-        jobs: task.jobs,
-        limits: task.limits,
-    };
-    // The runtime is dropped at the end, which waits for the unpacking thread to have cleaned up.
+    // The runtime is dropped at the end, which waits for the blocking threads to have cleaned up.
     runtime.block_on(async {
-        let registry =
-            Registry::new(&task.reference, &task.registry, observer).map_err(PullError::from)?;
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut terminate = listen(SignalKind::terminate())?;
         tokio::select! {
-            pulled = pull(Arc::new(registry), &task.reference, &options) => Ok(pulled?),
+            done = work => done,
             _ = interrupt.recv() => Err(MainError::Signal { name: "SIGINT", code: 130 }),
             _ = terminate.recv() => Err(MainError::Signal { name: "SIGTERM", code: 143 }),
         }

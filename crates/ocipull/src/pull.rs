@@ -5,8 +5,7 @@
 //! use std::sync::Arc;
 //!
 //! use ctsys::record::Ownership;
-//! use ocipull::apply::Limits;
-//! use ocipull::pull::{self, PullOptions, Pulled, pull};
+//! use ocipull::pull::{PullOptions, Pulled, Resources, pull};
 //! use ocipull::{event::Silent, platform::Platform, registry::Registry};
 //!
 //! let reference = "centos:latest".parse()?;
@@ -16,9 +15,7 @@
 //!     platform: Platform::host(),
 //!     ownership: Ownership::Single,
 //!     force: false,
-//!     cache: None,
-//!     jobs: pull::DEFAULT_JOBS,
-//!     limits: Limits::USUAL,
+//!     resources: Resources::default(),
 //! };
 //! match pull(Arc::new(registry), &reference, &options).await? {
 //!     Pulled::UpToDate { manifest_digest } => println!("still {manifest_digest}"),
@@ -32,19 +29,20 @@ use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, record_path};
 use oci_spec::image::{Descriptor, Digest};
 
-use crate::apply::{ApplyOptions, Limits, Staging, Warning};
+use crate::apply::{ApplyError, ApplyOptions, Limits, Staging, Warning};
 use crate::cache::{Cache, LayerCaches};
 use crate::error::PullError;
 use crate::image::Config;
 use crate::platform::Platform;
 use crate::reference::ImageReference;
 use crate::registry::Registry;
-use crate::resolve::{self, Resolved};
+use crate::resolve::{self, Named, Resolved};
 use crate::unpack::{Failure, Job, unpack};
 
 /// What to pull, and where to.
@@ -58,6 +56,13 @@ pub struct PullOptions {
     pub ownership: Ownership,
     /// Whether DEST may be replaced, whatever it holds.
     pub force: bool,
+    /// What it may use.
+    pub resources: Resources,
+}
+
+/// What fetching and unpacking an image may use.
+#[derive(Debug, Clone)]
+pub struct Resources {
     /// Where blobs are kept from pull to pull.
     pub cache: Option<Arc<Cache>>,
     /// How many layers are fetched and unpacked at once.
@@ -68,6 +73,12 @@ pub struct PullOptions {
 
 /// As many layers at once as docker and containerd fetch.
 pub const DEFAULT_JOBS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cache: None, jobs: DEFAULT_JOBS, limits: Limits::USUAL }
+    }
+}
 
 /// What a pull did.
 #[derive(Debug)]
@@ -99,13 +110,14 @@ pub async fn pull(
     options: &PullOptions,
 ) -> Result<Pulled, PullError> {
     let present = if options.force { None } else { present(options)? };
-    let PullOptions { ownership, force, limits, .. } = *options;
-    let apply = ApplyOptions { ownership, force, limits };
+    let PullOptions { ownership, force, ref resources, .. } = *options;
+    let apply = ApplyOptions { ownership, force, limits: resources.limits };
+    let make_staging = || Staging::create(&options.dest, apply);
     // Whether DEST may be written is said before the network is asked. Only a DEST that holds an
     // image already may be full and yet right.
     let staging = match present {
         Some(_) => None,
-        None => Some(Staging::create(&options.dest, apply)?),
+        None => Some(make_staging()?),
     };
     // A digest says by itself that nothing can have changed.
     if let (Some(record), Some(digest)) = (&present, reference.digest())
@@ -113,7 +125,7 @@ pub async fn pull(
     {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
     }
-    let cache = options.cache.as_deref();
+    let cache = resources.cache.as_deref();
     let named = resolve::name(&registry, cache, reference).await?;
     if let Some(record) = present.as_ref().filter(|record| holds(record, &named.digest)) {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
@@ -122,35 +134,13 @@ pub async fn pull(
     if let Some(record) = present.filter(|record| holds(record, &resolved.manifest_digest)) {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest });
     }
-    let mut staging = match staging {
+    let staging = match staging {
         Some(staging) => staging,
-        None => Staging::create(&options.dest, apply)?,
+        None => make_staging()?,
     };
     let config = resolve::config(&registry, cache, &mut resolved, &options.platform).await?;
-    let job = Job {
-        registry: &registry,
-        layers: &resolved.manifest.layers,
-        diff_ids: &config.diff_ids,
-        caches: &LayerCaches::new(
-            options.cache.as_ref(),
-            &resolved.manifest.layers,
-            &options.dest,
-            registry.observer(),
-        ),
-        jobs: options.jobs,
-    };
-    let mut evicted = HashSet::new();
-    let staging = loop {
-        match unpack(&job, staging).await {
-            Ok(staging) => break staging,
-            // A cache that was damaged is no reason to fail; what failed in the same way when it
-            // came from the registry is.
-            Err(Failure { evicted: Some(layer), .. }) if evicted.insert(layer.clone()) => {
-                staging = Staging::create(&options.dest, apply)?;
-            }
-            Err(Failure { error, .. }) => return Err(error),
-        }
-    };
+    let image = Image { registry: &registry, resolved: &resolved, config: &config };
+    let staging = image.unpack(resources, &options.dest, staging, make_staging).await?;
     let record = record(reference, &resolved, config, options.ownership);
     let warnings = staging.commit(&record)?;
     if let Some(cache) = cache {
@@ -162,6 +152,76 @@ pub async fn pull(
         bytes: resolved.manifest.layers.iter().map(Descriptor::size).sum(),
         warnings,
     })
+}
+
+/// Unpacks the image that `record` names once more, beside `dest`, to be looked at: nothing takes
+/// the place of `dest`. Fails when that image is not what the record says it is.
+pub async fn stage(
+    registry: Arc<Registry>,
+    record: &ImageRecord,
+    dest: &Path,
+    resources: &Resources,
+) -> Result<Staging, PullError> {
+    let other = |what| PullError::OtherImage {
+        dest: dest.into(),
+        digest: record.manifest_digest.clone(),
+        what,
+    };
+    let digest = Digest::from_str(&record.manifest_digest).map_err(|_| other("digest"))?;
+    let platform = Platform::from_record(&record.platform);
+    let apply =
+        ApplyOptions { ownership: record.ownership, force: false, limits: resources.limits };
+    let make_staging = || Staging::beside(dest, apply);
+    let staging = make_staging()?;
+    let cache = resources.cache.as_deref();
+    let named = Named::by_digest(digest);
+    let mut resolved = resolve::resolve(&registry, cache, named, &platform).await?;
+    let config = resolve::config(&registry, cache, &mut resolved, &platform).await?;
+    if layers(&resolved, &config) != record.layers {
+        return Err(other("layers"));
+    }
+    let image = Image { registry: &registry, resolved: &resolved, config: &config };
+    image.unpack(resources, dest, staging, make_staging).await
+}
+
+/// An image whose layers are still to be fetched.
+struct Image<'a> {
+    registry: &'a Arc<Registry>,
+    resolved: &'a Resolved,
+    config: &'a Config,
+}
+
+impl Image<'_> {
+    /// Unpacks the image into `staging`, or where the cache turns out to be damaged, into a new one.
+    async fn unpack(
+        &self,
+        resources: &Resources,
+        dest: &Path,
+        mut staging: Staging,
+        make_staging: impl Fn() -> Result<Staging, ApplyError>,
+    ) -> Result<Staging, PullError> {
+        let layers = &self.resolved.manifest.layers;
+        let observer = self.registry.observer();
+        let job = Job {
+            registry: self.registry,
+            layers,
+            diff_ids: &self.config.diff_ids,
+            caches: &LayerCaches::new(resources.cache.as_ref(), layers, dest, observer),
+            jobs: resources.jobs,
+        };
+        let mut evicted = HashSet::new();
+        loop {
+            match unpack(&job, staging).await {
+                Ok(staging) => return Ok(staging),
+                // A cache that was damaged is no reason to fail; what failed in the same way when it
+                // came from the registry is.
+                Err(Failure { evicted: Some(layer), .. }) if evicted.insert(layer.clone()) => {
+                    staging = make_staging()?;
+                }
+                Err(Failure { error, .. }) => return Err(error),
+            }
+        }
+    }
 }
 
 /// The record of what DEST holds, if it was made for this platform and with this ownership, by this
@@ -191,7 +251,6 @@ fn record(
     config: Config,
     ownership: Ownership,
 ) -> ImageRecord {
-    let layers = resolved.manifest.layers.iter().zip(&config.diff_ids);
     ImageRecord {
         version: RECORD_VERSION,
         reference: reference.typed().to_owned(),
@@ -199,13 +258,18 @@ fn record(
         manifest_digest: resolved.manifest_digest.to_string(),
         resolved_digest: resolved.resolved_digest.to_string(),
         platform: resolved.platform.to_record(),
-        layers: layers
-            .map(|(layer, diff_id)| RecordedLayer {
-                digest: layer.digest().to_string(),
-                diff_id: diff_id.to_string(),
-            })
-            .collect(),
+        layers: layers(resolved, &config),
         ownership,
         config: config.raw,
     }
+}
+
+fn layers(resolved: &Resolved, config: &Config) -> Vec<RecordedLayer> {
+    let layers = resolved.manifest.layers.iter().zip(&config.diff_ids);
+    layers
+        .map(|(layer, diff_id)| RecordedLayer {
+            digest: layer.digest().to_string(),
+            diff_id: diff_id.to_string(),
+        })
+        .collect()
 }

@@ -69,6 +69,13 @@ pub struct Named {
     body: Option<Body>,
 }
 
+impl Named {
+    /// A digest that is known already; nothing has to be asked for it.
+    pub fn by_digest(digest: Digest) -> Self {
+        Self { digest, size_bytes: None, media_type: String::new(), body: None }
+    }
+}
+
 /// One platform's image, ready to be fetched.
 #[derive(Debug)]
 pub struct Resolved {

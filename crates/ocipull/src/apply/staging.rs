@@ -87,8 +87,26 @@ impl Staging {
     /// and `options.force` is set.
     pub fn create(dest: &Path, options: ApplyOptions) -> Result<Self, ApplyError> {
         let place = DestPlace::open(dest, true)?;
-        let made = prepare(&place, options).and_then(|()| make_tree(&place, options.ownership));
-        let (name, root, tree) = match made {
+        if let Err(error) = prepare(&place, options) {
+            place.remove_made_parents();
+            return Err(error);
+        }
+        Self::make(place, options)
+    }
+
+    /// A tree to be looked at only, beside the root filesystem at `dest`, which stays whatever it
+    /// holds and whatever is mounted in it: see [`Staging::finish`].
+    pub fn beside(dest: &Path, options: ApplyOptions) -> Result<Self, ApplyError> {
+        let place = DestPlace::open(dest, false)?;
+        if place.look()? == Found::Nothing {
+            return Err(ApplyError::Missing { dest: dest.into() });
+        }
+        place.remove_leftovers()?;
+        Self::make(place, options)
+    }
+
+    fn make(place: DestPlace, options: ApplyOptions) -> Result<Self, ApplyError> {
+        let (name, root, tree) = match make_tree(&place, options.ownership) {
             Ok(made) => made,
             Err(error) => {
                 place.remove_made_parents();
@@ -193,6 +211,30 @@ impl Staging {
         Ok(entries)
     }
 
+    /// Gives the directories of the tree their metadata, which ends the applying, and the tree
+    /// itself, open. It goes with this value.
+    pub fn finish(&mut self) -> Result<OwnedFd, ApplyError> {
+        let tree = self.turns.tree().ok_or(ApplyError::Incomplete)?;
+        let finished = tree.finish();
+        finished.map_err(|(path, source)| ApplyError::Metadata { path, source: source.into() })?;
+        self.root.try_clone().map_err(|e| ApplyError::Directory {
+            action: "open the tree beside",
+            path: self.place.dest.clone(),
+            source: SysError::from_io("fcntl", "F_DUPFD_CLOEXEC", &e),
+        })
+    }
+
+    /// What could not be kept so far.
+    fn warnings(&mut self) -> Vec<Warning> {
+        self.turns.tree().map(|tree| tree.keeper.notes.warnings()).unwrap_or_default()
+    }
+
+    /// What stands at the destination, open: a directory.
+    pub fn dest_dir(&self) -> Result<OwnedFd, ApplyError> {
+        rootdir::open_dir_at(self.place.parent(), self.place.name())
+            .map_err(|e| self.place.failed("open", e))
+    }
+
     /// Puts the tree in the destination's place and `record` beside it; gives what could not be
     /// kept.
     ///
@@ -200,10 +242,8 @@ impl Staging {
     /// the new one. The old record goes before that step and the new one comes after it: a run
     /// that is killed in between leaves no record, never one of another tree.
     pub fn commit(mut self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
-        let tree = self.turns.tree().ok_or(ApplyError::Incomplete)?;
-        let finished = tree.finish();
-        finished.map_err(|(path, source)| ApplyError::Metadata { path, source: source.into() })?;
-        let mut warnings = tree.keeper.notes.warnings();
+        self.finish()?;
+        let mut warnings = self.warnings();
         // Two runs with --force would else put one's tree beside the other's record.
         let turn = self.place.take_turn()?;
         // It may have been filled since.
