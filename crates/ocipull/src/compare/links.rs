@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn paths_agree_when_the_same_of_them_are_one_file() {
-        assert_eq!(disagreeing(&[1, 1, 2, 1], &[7, 7, 8, 7]), []);
+        assert_eq!(disagreeing(&[1, 1, 2, 1], &[7, 7, 8, 7]), [0; 0]);
         // One name is a file of its own.
         assert_eq!(disagreeing(&[1, 1, 2, 1], &[7, 9, 8, 7]), [1]);
         // Two files became one.

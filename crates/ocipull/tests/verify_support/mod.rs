@@ -112,7 +112,13 @@ impl Setup {
         let run = self.verify(&[]).succeeded();
         let host = self.registry.host();
         let line = run.stderr.trim_end();
-        assert!(line.starts_with(&format!("{}/d matches {host}/", self.path("").display().to_string().trim_end_matches('/'))), "{run}");
+        assert!(
+            line.starts_with(&format!(
+                "{}/d matches {host}/",
+                self.path("").display().to_string().trim_end_matches('/')
+            )),
+            "{run}"
+        );
         assert!(line.contains("@sha256:") && !line.contains('\n'), "{run}");
     }
 
