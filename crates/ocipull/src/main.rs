@@ -169,6 +169,7 @@ fn run_pull(
         platform: task.platform.clone(),
         ownership,
         force: task.force,
+        sync: task.sync,
     };
     let observer = Arc::clone(display);
     interruptible(async {

@@ -15,6 +15,7 @@
 //!     platform: Platform::host(),
 //!     ownership: Ownership::Single,
 //!     force: false,
+//!     sync: false,
 //! };
 //! match pull(Arc::new(registry), &reference, &options).await? {
 //!     Pulled::UpToDate { manifest_digest } => println!("still {manifest_digest}"),
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, record_path};
 use oci_spec::image::{Descriptor, Digest};
 
-use crate::apply::{ApplyOptions, LayerSpec, Staging, Warning};
+use crate::apply::{self, ApplyOptions, LayerSpec, Staging, Warning};
 use crate::error::PullError;
 use crate::event::{Event, LayerInfo};
 use crate::fetch::{self, Place};
@@ -57,6 +58,8 @@ pub struct PullOptions {
     pub ownership: Ownership,
     /// Whether DEST may be replaced, whatever it holds.
     pub force: bool,
+    /// Whether everything is on the disk when the pull returns ([`Staging::durable`]).
+    pub sync: bool,
 }
 
 /// What a pull did.
@@ -89,35 +92,35 @@ pub async fn pull(
     options: &PullOptions,
 ) -> Result<Pulled, PullError> {
     let present = if options.force { None } else { present(options)? };
-    let apply = ApplyOptions { ownership: options.ownership, force: options.force };
+    let how = ApplyOptions { ownership: options.ownership, force: options.force };
     // Whether DEST may be written is said before the network is asked. Only a DEST that holds an
     // image already may be full and yet right.
     let staging = match present {
         Some(_) => None,
-        None => Some(Staging::create(&options.dest, apply)?),
+        None => Some(Staging::create(&options.dest, how)?),
     };
     // A digest says by itself that nothing can have changed.
     if let (Some(record), Some(digest)) = (&present, reference.digest())
         && holds(record, digest)
     {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
+        return up_to_date(record, options);
     }
     let named = resolve::name(&registry, reference).await?;
     if let Some(record) = present.as_ref().filter(|record| holds(record, &named.digest)) {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
+        return up_to_date(record, options);
     }
     let mut resolved = resolve::resolve(&registry, named, &options.platform).await?;
     if let Some(record) = present.filter(|record| holds(record, &resolved.manifest_digest)) {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest });
+        return up_to_date(&record, options);
     }
     let staging = match staging {
         Some(staging) => staging,
-        None => Staging::create(&options.dest, apply)?,
+        None => Staging::create(&options.dest, how)?,
     };
     let config = resolve::config(&registry, &mut resolved, &options.platform).await?;
     let staging = unpack(&registry, &resolved, &config, staging, options).await?;
     let record = record(reference, &resolved, config, options.ownership);
-    let warnings = staging.commit(&record)?;
+    let warnings = staging.durable(options.sync).commit(&record)?;
     Ok(Pulled::Unpacked {
         manifest_digest: record.manifest_digest,
         layers: record.layers.len(),
@@ -144,6 +147,7 @@ pub async fn stage(
         platform: Platform::from_record(&record.platform),
         ownership: record.ownership,
         force: false,
+        sync: false,
     };
     let staging = Staging::beside(dest, options.ownership)?;
     let named = Named::by_digest(digest);
@@ -170,6 +174,14 @@ fn present(options: &PullOptions) -> Result<Option<ImageRecord>, PullError> {
         let platform = Platform::from_record(&record.platform);
         record.ownership == options.ownership && options.platform.suits(&platform).is_some()
     }))
+}
+
+fn up_to_date(record: &ImageRecord, options: &PullOptions) -> Result<Pulled, PullError> {
+    if options.sync {
+        // Who pulled it may not have waited for the disk.
+        apply::sync(&options.dest)?;
+    }
+    Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() })
 }
 
 fn holds(record: &ImageRecord, digest: &Digest) -> bool {

@@ -35,5 +35,5 @@ mod warning;
 
 pub use error::{ApplyError, EntryError};
 pub use remove::remove;
-pub use staging::{ApplyOptions, LayerSpec, LayerStats, Staging};
+pub use staging::{ApplyOptions, LayerSpec, LayerStats, Staging, sync};
 pub use warning::Warning;

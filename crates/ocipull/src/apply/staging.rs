@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use ctsys::record::{ImageRecord, Ownership};
-use ctsys::rootdir;
 use ctsys::{Errno, SysError};
+use ctsys::{durable, rootdir};
 use oci_spec::image::Digest;
 
 use super::ApplyError;
@@ -58,6 +58,8 @@ pub struct Staging {
     /// The tree's name in the destination's parent, while it stands there.
     name: Option<Vec<u8>>,
     tree: Tree,
+    /// Whether [`Staging::commit`] waits for the disk.
+    is_durable: bool,
 }
 
 impl Staging {
@@ -69,7 +71,9 @@ impl Staging {
     pub fn create(dest: &Path, options: ApplyOptions) -> Result<Self, ApplyError> {
         let place = DestPlace::open(dest, true)?;
         match Self::create_at(&place, options) {
-            Ok((name, tree)) => Ok(Self { place, force: options.force, name: Some(name), tree }),
+            Ok((name, tree)) => {
+                Ok(Self { place, force: options.force, name: Some(name), tree, is_durable: false })
+            }
             Err(error) => {
                 place.remove_made_parents();
                 Err(error)
@@ -87,7 +91,7 @@ impl Staging {
         place.remove_leftovers()?;
         let options = ApplyOptions { ownership, force: false };
         let (name, tree) = Self::make_at(&place, options)?;
-        Ok(Self { place, force: false, name: Some(name), tree })
+        Ok(Self { place, force: false, name: Some(name), tree, is_durable: false })
     }
 
     fn create_at(place: &DestPlace, options: ApplyOptions) -> Result<(Vec<u8>, Tree), ApplyError> {
@@ -134,6 +138,14 @@ impl Staging {
         Ok(LayerStats { entries, uncompressed_bytes })
     }
 
+    /// Has [`Staging::commit`] get everything onto the disk, so that after a power cut the
+    /// destination is, with its record, the old tree or the whole new one; and once it returned,
+    /// the new one. A disk that fails is then an error, and the destination stays as it was.
+    pub fn durable(mut self, is_durable: bool) -> Self {
+        self.is_durable = is_durable;
+        self
+    }
+
     /// Gives the directories of the tree their metadata, which ends the applying, and the tree
     /// itself, open. It goes with this value.
     pub fn finish(&mut self) -> Result<OwnedFd, ApplyError> {
@@ -160,6 +172,12 @@ impl Staging {
     /// that is killed in between leaves no record, never one of another tree.
     pub fn commit(mut self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
         self.finish()?;
+        if self.is_durable {
+            // Before the turn, as it takes its time. One call for the whole file system: a tree has
+            // too many files to wait for each.
+            durable::sync_file_system(self.tree.root())
+                .map_err(|e| self.place.failed("sync", e))?;
+        }
         // Two runs with --force would else put one's tree beside the other's record.
         let turn = self.place.take_turn()?;
         // It may have been filled since.
@@ -169,51 +187,85 @@ impl Staging {
         }
         self.place.refuse_mounts()?;
         let new_record = self.place.fresh_name(".json");
-        let written = write_file(&self.place, &new_record, &record.to_json());
-        let moved = written.and_then(|()| self.replace(found));
-        if let Err(error) = moved {
+        let written = write_file(&self.place, &new_record, &record.to_json(), self.is_durable);
+        let replaced = written.and_then(|()| self.replace(found, &new_record));
+        if let Err(error) = replaced {
             let _ = rootdir::unlink_at(self.place.parent(), &new_record);
             return Err(error);
         }
-        let mut warnings = self.tree.keeper.notes.warnings();
-        rootdir::rename_at(self.place.parent(), &new_record, &self.place.record_name())
-            .map_err(|e| self.place.failed("write the record of", e))?;
         drop(turn);
-        if found == Found::FullDir {
-            warnings.extend(self.remove_old());
-        }
+        let mut warnings = self.tree.keeper.notes.warnings();
+        warnings.extend(self.remove_old());
         self.name = None;
         Ok(warnings)
     }
 
-    /// The steps around the exchange; undone when it fails.
-    fn replace(&mut self, found: Found) -> Result<(), ApplyError> {
+    /// The steps around the exchange of the trees; undone when one fails.
+    fn replace(&mut self, found: Found, new_record: &[u8]) -> Result<(), ApplyError> {
         let failed = |place: &DestPlace, e| place.failed("replace", e);
         let Some(staged) = self.name.clone() else { return Ok(()) };
-        let (parent, dest) = (self.place.parent(), self.place.name());
         let (record, aside) = (self.place.record_name(), self.place.fresh_name(".old.json"));
-        let had_record = match rootdir::rename_at(parent, &record, &aside) {
+        let had_record = match rootdir::rename_at(self.place.parent(), &record, &aside) {
             Err(e) if e.errno() == Errno::ENOENT => false,
             other => other.map(|()| true).map_err(|e| failed(&self.place, e))?,
         };
-        let moved = match found {
-            Found::FullDir => rootdir::exchange_at(parent, &staged, dest),
-            // rename(2) takes the place of nothing and of an empty directory, and of nothing else.
-            Found::Nothing | Found::EmptyDir => rootdir::rename_at(parent, &staged, dest),
+        // rename(2) takes the place of nothing and of an empty directory, and of nothing else; but
+        // there is no way back to that empty directory.
+        let is_exchange = match found {
+            Found::FullDir => true,
+            Found::EmptyDir => self.is_durable,
+            Found::Nothing => false,
         };
-        if let Err(e) = moved {
-            if had_record {
-                let _ = rootdir::rename_at(parent, &aside, &record);
-            }
-            return Err(failed(&self.place, e));
+        let moved = self.move_tree(&staged, is_exchange).map_err(|e| failed(&self.place, e));
+        let done = moved.and_then(|()| {
+            self.put_record(new_record).inspect_err(|_| self.take_back(&staged, is_exchange))
+        });
+        if let Err(error) = done {
+            let _ = match had_record {
+                true => rootdir::rename_at(self.place.parent(), &aside, &record),
+                false => rootdir::unlink_at(self.place.parent(), &record),
+            };
+            return Err(error);
         }
-        if found != Found::FullDir {
+        if !is_exchange {
             self.name = None;
         }
         if had_record {
             let _ = rootdir::unlink_at(self.place.parent(), &aside);
         }
         Ok(())
+    }
+
+    fn move_tree(&self, staged: &[u8], is_exchange: bool) -> Result<(), SysError> {
+        let (parent, dest) = (self.place.parent(), self.place.name());
+        match is_exchange {
+            true => rootdir::exchange_at(parent, staged, dest),
+            false => rootdir::rename_at(parent, staged, dest),
+        }
+    }
+
+    fn put_record(&self, new_record: &[u8]) -> Result<(), ApplyError> {
+        let parent = self.place.parent();
+        rootdir::rename_at(parent, new_record, &self.place.record_name())
+            .map_err(|e| self.place.failed("write the record of", e))?;
+        if self.is_durable {
+            // All that stands in the parent: the tree and the record under their names.
+            durable::sync(parent).map_err(|e| self.place.failed("sync", e))?;
+        }
+        Ok(())
+    }
+
+    /// The reverse of [`Staging::move_tree`].
+    fn take_back(&mut self, staged: &[u8], is_exchange: bool) {
+        let (parent, dest) = (self.place.parent(), self.place.name());
+        let moved = match is_exchange {
+            true => rootdir::exchange_at(parent, staged, dest),
+            false => rootdir::rename_at(parent, dest, staged),
+        };
+        if moved.is_err() {
+            // The old tree has the name of the staging directory: it is not to go with this value.
+            self.name = None;
+        }
     }
 
     /// Removes the tree that the exchange put aside.
@@ -223,6 +275,12 @@ impl Staging {
         let name = old.escape_ascii();
         Some(Warning::new(format!("cannot remove the replaced tree, now \"{name}\": {error}")))
     }
+}
+
+/// Gets a root filesystem that is there already, with its record, onto the disk.
+pub fn sync(dest: &Path) -> Result<(), ApplyError> {
+    let place = DestPlace::open(dest, false)?;
+    durable::sync_file_system(place.parent()).map_err(|e| place.failed("sync", e))
 }
 
 impl Drop for Staging {
@@ -235,13 +293,22 @@ impl Drop for Staging {
     }
 }
 
-fn write_file(place: &DestPlace, name: &[u8], text: &[u8]) -> Result<(), ApplyError> {
+fn write_file(
+    place: &DestPlace,
+    name: &[u8],
+    text: &[u8],
+    is_durable: bool,
+) -> Result<(), ApplyError> {
     let failed = |e| place.failed("write the record of", e);
     let mut file: File = rootdir::create_file_at(place.parent(), name).map_err(failed)?;
     let shown = || String::from_utf8_lossy(name).into_owned();
     file.write_all(text).map_err(|e| failed(SysError::from_io("write", shown(), &e)))?;
     // For all to read, as the tree is: what runs it need not be who pulled it.
-    rootdir::set_mode(&file, 0o644).map_err(failed)
+    rootdir::set_mode(&file, 0o644).map_err(failed)?;
+    if is_durable {
+        durable::sync(&file).map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn tar_error(layer: &LayerSpec<'_>, error: TarError) -> ApplyError {
