@@ -125,6 +125,10 @@ struct TypedPull {
     /// Replace DEST, whatever it holds
     #[arg(long)]
     force: bool,
+    /// Return only when everything is on the disk, safe from a power cut; a disk error leaves DEST
+    /// as it was
+    #[arg(long)]
+    sync: bool,
     /// How files keep their owners: as root, by subordinate ids, or noted in an attribute
     #[arg(long, value_enum, default_value_t = TypedOwnership::Auto)]
     ownership: TypedOwnership,
@@ -209,6 +213,7 @@ pub(crate) struct PullTask {
     pub(crate) dest: PathBuf,
     pub(crate) platform: Platform,
     pub(crate) force: bool,
+    pub(crate) sync: bool,
     pub(crate) ownership: OwnershipChoice,
     pub(crate) resources: ResourcesTask,
     pub(crate) registry: RegistryOptions,
@@ -326,6 +331,7 @@ impl TypedPull {
             dest,
             platform,
             force: self.force,
+            sync: self.sync,
             ownership: self.ownership.meaning(),
             resources: self.resources.meaning()?,
             registry: self.registry.meaning()?,

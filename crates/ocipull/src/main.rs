@@ -183,6 +183,7 @@ fn run_pull(
         ownership,
         force: task.force,
         resources: task.resources.open(&observer),
+        sync: task.sync,
     };
     interruptible(async {
         let registry =

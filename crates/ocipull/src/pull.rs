@@ -15,6 +15,7 @@
 //!     platform: Platform::host(),
 //!     ownership: Ownership::Single,
 //!     force: false,
+//!     sync: false,
 //!     resources: Resources::default(),
 //! };
 //! match pull(Arc::new(registry), &reference, &options).await? {
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, record_path};
 use oci_spec::image::{Descriptor, Digest};
 
-use crate::apply::{ApplyError, ApplyOptions, Limits, Staging, Warning};
+use crate::apply::{self, ApplyError, ApplyOptions, Limits, Staging, Warning};
 use crate::cache::{Cache, LayerCaches};
 use crate::error::PullError;
 use crate::image::Config;
@@ -56,6 +57,8 @@ pub struct PullOptions {
     pub ownership: Ownership,
     /// Whether DEST may be replaced, whatever it holds.
     pub force: bool,
+    /// Whether everything is on the disk when the pull returns ([`ApplyOptions::is_durable`]).
+    pub sync: bool,
     /// What it may use.
     pub resources: Resources,
 }
@@ -111,8 +114,9 @@ pub async fn pull(
 ) -> Result<Pulled, PullError> {
     let present = if options.force { None } else { present(options)? };
     let PullOptions { ownership, force, ref resources, .. } = *options;
-    let apply = ApplyOptions { ownership, force, limits: resources.limits };
-    let make_staging = || Staging::create(&options.dest, apply);
+    let limits = resources.limits;
+    let how = ApplyOptions { ownership, force, limits, is_durable: options.sync };
+    let make_staging = || Staging::create(&options.dest, how);
     // Whether DEST may be written is said before the network is asked. Only a DEST that holds an
     // image already may be full and yet right.
     let staging = match present {
@@ -123,16 +127,16 @@ pub async fn pull(
     if let (Some(record), Some(digest)) = (&present, reference.digest())
         && holds(record, digest)
     {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
+        return up_to_date(record, options);
     }
     let cache = resources.cache.as_deref();
     let named = resolve::name(&registry, cache, reference).await?;
     if let Some(record) = present.as_ref().filter(|record| holds(record, &named.digest)) {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
+        return up_to_date(record, options);
     }
     let mut resolved = resolve::resolve(&registry, cache, named, &options.platform).await?;
     if let Some(record) = present.filter(|record| holds(record, &resolved.manifest_digest)) {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest });
+        return up_to_date(&record, options);
     }
     let staging = match staging {
         Some(staging) => staging,
@@ -169,9 +173,9 @@ pub async fn stage(
     };
     let digest = Digest::from_str(&record.manifest_digest).map_err(|_| other("digest"))?;
     let platform = Platform::from_record(&record.platform);
-    let apply =
-        ApplyOptions { ownership: record.ownership, force: false, limits: resources.limits };
-    let make_staging = || Staging::beside(dest, apply);
+    let how =
+        ApplyOptions { limits: resources.limits, ..ApplyOptions::new(record.ownership, false) };
+    let make_staging = || Staging::beside(dest, how);
     let staging = make_staging()?;
     let cache = resources.cache.as_deref();
     let named = Named::by_digest(digest);
@@ -239,6 +243,14 @@ fn present(options: &PullOptions) -> Result<Option<ImageRecord>, PullError> {
         let platform = Platform::from_record(&record.platform);
         record.ownership == options.ownership && options.platform.suits(&platform).is_some()
     }))
+}
+
+fn up_to_date(record: &ImageRecord, options: &PullOptions) -> Result<Pulled, PullError> {
+    if options.sync {
+        // Who pulled it may not have waited for the disk.
+        apply::sync(&options.dest)?;
+    }
+    Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() })
 }
 
 fn holds(record: &ImageRecord, digest: &Digest) -> bool {

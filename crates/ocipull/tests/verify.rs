@@ -6,12 +6,13 @@ mod common;
 mod verify_support;
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use common::Run;
-use ctsys::rootdir::{self, NodeKind};
+use ctsys::rootdir::{self, FileTime, NodeKind};
 use ctsys::xattr;
 use testkit::image::Image;
 use testkit::images::centos_recorded;
@@ -35,19 +36,18 @@ fn a_tree_that_nobody_changed_matches() {
 }
 
 #[test]
-fn a_whole_debian_matches_and_one_changed_byte_does_not() {
+fn of_a_whole_debian_only_the_changed_byte_is_told() {
     let layout = target().join("test-images/debian");
     assert!(layout.join("complete").exists(), "no {layout:?}: run scripts/test-deps first");
     for who in ALL {
         let setup = Setup::new(who);
         setup.registry.load_oci_layout(&layout, "app", "v1");
         setup.pull();
-        setup.is_clean();
         keeping_time(&setup.path("d/etc/debian_version"), |path| {
             let text = fs::read_to_string(path).unwrap();
             fs::write(path, text.replace(|_| true, "x")).unwrap();
         });
-        let run = setup.verify(&[]);
+        let run = setup.run(&["verify", "d"]);
         assert_eq!((run.code, run.stdout.as_str()), (Some(1), "M etc/debian_version (content)\n"));
     }
 }
@@ -90,51 +90,111 @@ fn changeable() -> Image {
     Image::new().layer(layer.build(Compression::Gzip))
 }
 
+/// The directory of a tree of [`changeable`] that everything is changed in.
+struct Changing<'a> {
+    setup: &'a Setup,
+    dir: OwnedFd,
+}
+
+const EPOCH: FileTime = FileTime { seconds: 1_700_000_000, nanoseconds: 0 };
+
+impl Changing<'_> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.setup.path("d/d").join(name)
+    }
+
+    fn set_mode(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.path(name), PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    fn open(&self, name: &str) -> File {
+        File::options().write(true).open(self.path(name)).unwrap()
+    }
+
+    fn set_time(&self, name: &str, time: FileTime) {
+        rootdir::set_times_at(&self.dir, name.as_bytes(), time, time).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    /// Gives something new to whom the image's root is here.
+    fn own(&self, name: &str) {
+        let (uid, gid) = self.setup.user().map(|u| (u.uid(), u.gid())).unwrap_or_default();
+        lchown(self.path(name), Some(uid), Some(gid)).unwrap();
+    }
+
+    fn names(&self) {
+        fs::write(self.path("added"), "x").unwrap();
+        fs::create_dir_all(self.path("added-dir/inner")).unwrap();
+        self.remove("removed");
+        fs::remove_dir_all(self.path("removed-dir")).unwrap();
+    }
+
+    fn metadata(&self) {
+        self.set_mode("mode", 0o4711);
+        lchown(self.path("owner"), Some(30_000), None).unwrap();
+        self.set_time("time", FileTime { nanoseconds: 1, ..EPOCH });
+        xattr::set(self.open("xattr-added"), b"user.b", b"2").unwrap();
+        xattr::set(self.open("xattr-changed"), b"user.a", b"2").unwrap();
+        xattr::remove(self.open("xattr-removed"), b"user.a").unwrap();
+        match self.setup.who {
+            // Noted as 1:2.
+            Who::Single => {
+                xattr::set(self.open("noted"), b"user.rootlesscontainers", &[0x08, 1]).unwrap();
+            }
+            Who::Root => {
+                self.remove("device");
+                rootdir::make_node_at(&self.dir, b"device", NodeKind::Char(1, 5)).unwrap();
+                self.set_mode("device", 0o644);
+                self.set_time("device", EPOCH);
+            }
+            Who::Subuid => {}
+        }
+    }
+
+    fn content(&self) {
+        keeping_time(&self.path("content"), |path| fs::write(path, "CONTENT").unwrap());
+        keeping_time(&self.path("size"), |path| fs::write(path, "contents").unwrap());
+        fs::write(self.path("many"), "more content").unwrap();
+        self.set_mode("many", 0o600);
+        self.remove("target");
+        symlink("two", self.path("target")).unwrap();
+        self.own("target");
+        self.set_time("target", EPOCH);
+    }
+
+    fn types(&self) {
+        self.remove("type");
+        fs::create_dir(self.path("type")).unwrap();
+        fs::write(self.path("type/inner"), "x").unwrap();
+        fs::remove_dir_all(self.path("type-dir")).unwrap();
+        symlink("d", self.path("type-dir")).unwrap();
+        self.remove("type-pipe");
+        drop(std::os::unix::net::UnixListener::bind(self.path("type-pipe")).unwrap());
+    }
+
+    /// Alike in all but what else is the same file.
+    fn links(&self) {
+        self.remove("links-two");
+        fs::write(self.path("links-two"), "same").unwrap();
+        self.own("links-two");
+        self.set_mode("links-two", 0o644);
+        self.set_time("links-two", FileTime { seconds: 5, nanoseconds: 5 });
+        self.remove("apart-two");
+        fs::hard_link(self.path("apart-one"), self.path("apart-two")).unwrap();
+    }
+}
+
 /// Makes every kind of change in a tree of [`changeable`]; gives what is to be told.
 fn change(setup: &Setup) -> Vec<&'static str> {
-    let path = |name: &str| setup.path("d/d").join(name);
-    let set_mode = |name: &str, mode| {
-        fs::set_permissions(path(name), PermissionsExt::from_mode(mode)).unwrap();
-    };
-    let open = |name: &str| File::options().write(true).open(path(name)).unwrap();
-    let dir = rootdir::open_dir(&setup.path("d/d")).unwrap();
-    let time = |seconds, nanos| SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos);
-
-    fs::write(path("added"), "x").unwrap();
-    fs::create_dir_all(path("added-dir/inner")).unwrap();
-    fs::remove_file(path("removed")).unwrap();
-    fs::remove_dir_all(path("removed-dir")).unwrap();
-    set_mode("mode", 0o4711);
-    lchown(path("owner"), Some(30_000), None).unwrap();
-    keeping_time(&path("content"), |path| fs::write(path, "CONTENT").unwrap());
-    keeping_time(&path("size"), |path| fs::write(path, "contents").unwrap());
-    open("time").set_modified(time(1_700_000_000, 1)).unwrap();
-    fs::remove_file(path("target")).unwrap();
-    symlink("two", path("target")).unwrap();
-    let epoch = rootdir::FileTime { seconds: 1_700_000_000, nanoseconds: 0 };
-    rootdir::set_times_at(&dir, b"target", epoch, epoch).unwrap();
-    fs::remove_file(path("type")).unwrap();
-    fs::create_dir(path("type")).unwrap();
-    fs::write(path("type/inner"), "x").unwrap();
-    fs::remove_dir_all(path("type-dir")).unwrap();
-    symlink("d", path("type-dir")).unwrap();
-    fs::remove_file(path("type-pipe")).unwrap();
-    drop(std::os::unix::net::UnixListener::bind(path("type-pipe")).unwrap());
-    xattr::set(open("xattr-added"), b"user.b", b"2").unwrap();
-    xattr::set(open("xattr-changed"), b"user.a", b"2").unwrap();
-    xattr::remove(open("xattr-removed"), b"user.a").unwrap();
-    // Alike in all but what else is the same file.
-    fs::remove_file(path("links-two")).unwrap();
-    fs::write(path("links-two"), "same").unwrap();
-    let owner = setup.user().map(|user| (user.uid(), user.gid())).unwrap_or_default();
-    lchown(path("links-two"), Some(owner.0), Some(owner.1)).unwrap();
-    set_mode("links-two", 0o644);
-    open("links-two").set_modified(time(5, 5)).unwrap();
-    fs::remove_file(path("apart-two")).unwrap();
-    fs::hard_link(path("apart-one"), path("apart-two")).unwrap();
-    fs::write(path("many"), "more content").unwrap();
-    set_mode("many", 0o600);
-
+    let changing = Changing { setup, dir: rootdir::open_dir(&setup.path("d/d")).unwrap() };
+    changing.names();
+    changing.metadata();
+    changing.content();
+    changing.types();
+    changing.links();
     let mut want = vec![
         "M d/ (mtime)",
         "A d/added",
@@ -158,18 +218,8 @@ fn change(setup: &Setup) -> Vec<&'static str> {
         "M d/xattr-removed (xattrs)",
     ];
     match setup.who {
-        Who::Root => {
-            fs::remove_file(path("device")).unwrap();
-            rootdir::make_node_at(&dir, b"device", NodeKind::Char(1, 5)).unwrap();
-            set_mode("device", 0o644);
-            rootdir::set_times_at(&dir, b"device", epoch, epoch).unwrap();
-            want.insert(5, "M d/device (device)");
-        }
-        Who::Single => {
-            // Noted as 1:2.
-            xattr::set(open("noted"), b"user.rootlesscontainers", &[0x08, 1]).unwrap();
-            want.insert(9, "M d/noted (owner)");
-        }
+        Who::Root => want.insert(5, "M d/device (device)"),
+        Who::Single => want.insert(8, "M d/noted (owner)"),
         Who::Subuid => {}
     }
     want
@@ -341,6 +391,33 @@ fn one_that_is_interrupted_leaves_nothing() {
         assert_eq!(output.status.code(), Some(143), "{output:?}");
         assert_eq!(setup.names(), ["d", "d.image.json"]);
         setup.registry.clear_faults();
+        setup.is_clean();
+    }
+}
+
+/// SIGTERM comes with each piece that is compared, and each takes its time, so that the comparison
+/// would go on for longer than the program may take to hear it.
+#[test]
+fn one_that_is_interrupted_while_it_compares_leaves_nothing() {
+    let layer = LayerBuilder::new().file("large", vec![b'x'; 4 << 20]);
+    let image = Image::new().layer(layer.build(Compression::Gzip));
+    for who in ALL {
+        let setup = Setup::pulled(who, &image);
+        let inner = setup.program(env!("CARGO_BIN_EXE_ocipull"));
+        let mut command = std::process::Command::new("strace");
+        command
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pread64"])
+            .args(["-e", "inject=pread64:signal=SIGTERM:delay_exit=100ms", "-P"])
+            .arg(setup.path("d/large"))
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .args(["verify", "d"])
+            .current_dir(setup.path(""))
+            .env_clear()
+            .envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let run = Run::of(command);
+        run.failed(143, &["interrupted by SIGTERM"]);
+        assert_eq!(setup.names(), ["d", "d.image.json"], "{who:?}");
         setup.is_clean();
     }
 }
