@@ -246,6 +246,7 @@ fn sys_hint(error: &SysError) -> Option<String> {
         Errno::ENOSPC | Errno::EDQUOT => {
             "free some space, or name a destination on another file system"
         }
+        Errno::EIO => "the disk fails: see the kernel's log (dmesg)",
         Errno::EACCES | Errno::EPERM => "check who owns the directory",
         _ => return None,
     };

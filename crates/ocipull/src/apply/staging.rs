@@ -121,7 +121,8 @@ impl Staging {
     ///
     /// The tree is exchanged in one step, so at every moment the destination is the old tree or
     /// the new one. The old record goes before that step and the new one comes after it: a run
-    /// that is killed in between leaves no record, never one of another tree.
+    /// that is killed in between leaves no record, never one of another tree. A failure, also of
+    /// the last step, leaves the old tree with its record.
     pub fn commit(mut self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
         let finished = self.tree.finish();
         finished.map_err(|(path, source)| ApplyError::Metadata { path, source: source.into() })?;
@@ -135,14 +136,12 @@ impl Staging {
         self.place.refuse_mounts()?;
         let new_record = self.place.fresh_name(".json");
         let written = write_file(&self.place, &new_record, &record.to_json());
-        let moved = written.and_then(|()| self.replace(found));
+        let moved = written.and_then(|()| self.replace(found, &new_record));
         if let Err(error) = moved {
             let _ = rootdir::unlink_at(self.place.parent(), &new_record);
             return Err(error);
         }
         let mut warnings = self.tree.keeper.notes.warnings();
-        rootdir::rename_at(self.place.parent(), &new_record, &self.place.record_name())
-            .map_err(|e| self.place.failed("write the record of", e))?;
         drop(turn);
         if found == Found::FullDir {
             warnings.extend(self.remove_old());
@@ -151,32 +150,31 @@ impl Staging {
         Ok(warnings)
     }
 
-    /// The steps around the exchange; undone when it fails.
-    fn replace(&mut self, found: Found) -> Result<(), ApplyError> {
-        let failed = |place: &DestPlace, e| place.failed("replace", e);
+    /// The exchange and the records around it; undone when a step fails.
+    fn replace(&mut self, found: Found, new_record: &[u8]) -> Result<(), ApplyError> {
         let Some(staged) = self.name.clone() else { return Ok(()) };
-        let (parent, dest) = (self.place.parent(), self.place.name());
-        let (record, aside) = (self.place.record_name(), self.place.fresh_name(".old.json"));
-        let had_record = match rootdir::rename_at(parent, &record, &aside) {
+        let place = &self.place;
+        let (record, aside) = (place.record_name(), place.fresh_name(".old.json"));
+        let had_record = match rootdir::rename_at(place.parent(), &record, &aside) {
             Err(e) if e.errno() == Errno::ENOENT => false,
-            other => other.map(|()| true).map_err(|e| failed(&self.place, e))?,
+            other => other.map(|()| true).map_err(|e| place.failed("replace", e))?,
         };
-        let moved = match found {
-            Found::FullDir => rootdir::exchange_at(parent, &staged, dest),
-            // rename(2) takes the place of nothing and of an empty directory, and of nothing else.
-            Found::Nothing | Found::EmptyDir => rootdir::rename_at(parent, &staged, dest),
-        };
-        if let Err(e) = moved {
-            if had_record {
-                let _ = rootdir::rename_at(parent, &aside, &record);
-            }
-            return Err(failed(&self.place, e));
+        let moved = put_tree(place, found, &staged).and_then(|()| {
+            let named = rootdir::rename_at(place.parent(), new_record, &record);
+            named.map_err(|e| {
+                take_back(place, found, &staged);
+                place.failed("write the record of", e)
+            })
+        });
+        if moved.is_err() && had_record {
+            let _ = rootdir::rename_at(place.parent(), &aside, &record);
+        }
+        moved?;
+        if had_record {
+            let _ = rootdir::unlink_at(place.parent(), &aside);
         }
         if found != Found::FullDir {
             self.name = None;
-        }
-        if had_record {
-            let _ = rootdir::unlink_at(self.place.parent(), &aside);
         }
         Ok(())
     }
@@ -198,6 +196,29 @@ impl Drop for Staging {
             self.place.remove_made_parents();
         }
     }
+}
+
+/// The one step after which the destination is the new tree.
+fn put_tree(place: &DestPlace, found: Found, staged: &[u8]) -> Result<(), ApplyError> {
+    let moved = match found {
+        Found::FullDir => rootdir::exchange_at(place.parent(), staged, place.name()),
+        // rename(2) takes the place of nothing and of an empty directory, and of nothing else.
+        Found::Nothing | Found::EmptyDir => {
+            rootdir::rename_at(place.parent(), staged, place.name())
+        }
+    };
+    moved.map_err(|e| place.failed("replace", e))
+}
+
+/// Undoes [`put_tree`]. What fails here cannot be helped: the error that led here is told.
+fn take_back(place: &DestPlace, found: Found, staged: &[u8]) {
+    let (parent, dest) = (place.parent(), place.name());
+    let _ = match found {
+        Found::FullDir => rootdir::exchange_at(parent, staged, dest),
+        Found::Nothing => rootdir::rename_at(parent, dest, staged),
+        Found::EmptyDir => rootdir::rename_at(parent, dest, staged)
+            .and_then(|()| rootdir::make_dir_at(parent, dest)),
+    };
 }
 
 fn write_file(place: &DestPlace, name: &[u8], text: &[u8]) -> Result<(), ApplyError> {
