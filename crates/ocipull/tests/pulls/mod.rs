@@ -79,7 +79,14 @@ impl Site {
         }
     }
 
-    fn top(&self) -> &Path {
+    /// Gives a tree to who pulls.
+    pub(crate) fn own_tree(&self, path: &Path) {
+        if let Home::User(user, _) = &self.home {
+            user.own_tree(path);
+        }
+    }
+
+    pub(crate) fn top(&self) -> &Path {
         match &self.home {
             Home::Root(dir) => dir.path(),
             Home::User(_, dir) => dir.path(),
@@ -90,25 +97,36 @@ impl Site {
         self.dir().join("d")
     }
 
-    /// `ocipull OPTIONS HOST/app:TAG DEST`. Whatever started the tests may have signals ignored, as
-    /// nohup(1) does.
+    /// `ocipull OPTIONS HOST/app:TAG DEST`.
     pub(crate) fn pull(&self, options: &[&str], tag: &str, dest: &str) -> Command {
-        let mut arguments: Vec<String> = options.iter().map(|&o| o.into()).collect();
-        arguments.push(format!("{}/app:{tag}", self.registry.host()));
-        arguments.push(format!("work/{dest}"));
-        let program = env!("CARGO_BIN_EXE_ocipull");
+        let mut command = self.command_of(env!("CARGO_BIN_EXE_ocipull"));
+        let image = format!("{}/app:{tag}", self.registry.host());
+        command.args(options).arg(image).arg(format!("work/{dest}"));
+        command
+    }
+
+    /// `ocipull rm DEST`.
+    pub(crate) fn remove(&self, dest: &str) -> Command {
+        let mut command = self.command_of(env!("CARGO_BIN_EXE_ocipull"));
+        command.args(["rm", &format!("work/{dest}")]);
+        command
+    }
+
+    /// A program run by who pulls, above the directory. Whatever started the tests may have signals
+    /// ignored, as nohup(1) does.
+    pub(crate) fn command_of(&self, program: impl AsRef<Path>) -> Command {
         let mut command = match &self.home {
             Home::Root(_) => {
                 let mut command = Command::new("env");
                 command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-                command.env("HOME", self.top()).arg("--default-signal=HUP,INT,TERM").arg(program);
+                command.env("HOME", self.top()).arg("--default-signal=HUP,INT,TERM");
+                command.arg(program.as_ref());
                 command
             }
             // It clears signals by itself.
-            Home::User(user, _) => user.command(program),
+            Home::User(user, _) => user.command(program.as_ref()),
         };
-        command.args(arguments).current_dir(self.top());
-        command.env("XDG_CACHE_HOME", self.top().join("cache"));
+        command.current_dir(self.top()).env("XDG_CACHE_HOME", self.top().join("cache"));
         command.stdin(std::process::Stdio::null());
         command
     }
