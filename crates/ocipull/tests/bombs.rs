@@ -234,3 +234,23 @@ fn an_index_in_an_index_ends_after_a_few_requests() {
     run.failed(1, &["index"]);
     assert!(registry.requests().len() < 10, "{:?}", registry.walk());
 }
+
+/// A small text that grows a hundred times when it is written with an indent: it once made a record
+/// that no later run could read.
+#[test]
+fn a_config_that_grows_by_its_indent_gives_a_record_that_can_be_read() {
+    let registry = Registry::start(RegistryOptions::default());
+    let image = Image::new().edit_config(|config| {
+        let numbers = serde_json::Value::from(vec![0; 200_000]);
+        config["deep"] = (0..100).fold(numbers, |inner, _| serde_json::json!([inner]));
+    });
+    image.push(&registry, "app", "v1");
+    let place = Place::new();
+    let name = format!("{}/app:v1", registry.host());
+    place.run(&[&name, "d"]).succeeded();
+    place.run(&[&name, "d"]).succeeded().says("up to date");
+    place.run(&["rm", "d"]).succeeded();
+    let Pull { run, peak_kib } = pull(&registry);
+    run.succeeded();
+    assert!(peak_kib <= MAX_PEAK_KIB, "took {peak_kib} KiB");
+}

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use ctsys::record::{ImageRecord, Ownership};
+use ctsys::record::{ImageRecord, MAX_RECORD_BYTES, Ownership, RecordError, record_path};
 use ctsys::rootdir;
 use ctsys::{Errno, SysError};
 use oci_spec::image::Digest;
@@ -223,6 +223,10 @@ fn take_back(place: &DestPlace, found: Found, staged: &[u8]) {
 
 fn write_file(place: &DestPlace, name: &[u8], text: &[u8]) -> Result<(), ApplyError> {
     let failed = |e| place.failed("write the record of", e);
+    // One that could not be read again would keep every later run from the destination.
+    if text.len() as u64 > MAX_RECORD_BYTES {
+        return Err(RecordError::TooLarge { path: record_path(&place.dest) }.into());
+    }
     let mut file: File = rootdir::create_file_at(place.parent(), name).map_err(failed)?;
     let shown = || String::from_utf8_lossy(name).into_owned();
     file.write_all(text).map_err(|e| failed(SysError::from_io("write", shown(), &e)))?;
