@@ -171,6 +171,23 @@ fn paths_ten_thousand_deep_are_refused() {
     refused(plain(&links.file("l0/x", "")), &["on the way"], MAX_PEAK_KIB);
 }
 
+/// Each path leads over twenty links, each of which goes up and down a thousand times.
+#[test]
+fn links_that_take_days_to_follow_are_refused() {
+    let deep = "d/".repeat(1000);
+    let mut layer = LayerBuilder::new().dir(&deep, 0o755).dir("x19", 0o755);
+    for n in 0..19 {
+        let up_and_down = format!("/{deep}{}", "../d/".repeat(390));
+        layer = layer.symlink(format!("l{n}"), up_and_down);
+        layer = layer.symlink(format!("x{n}"), format!("l{n}/{}x{}", "../".repeat(1100), n + 1));
+    }
+    // Many, and in another directory each time.
+    for n in 0..2_000 {
+        layer = layer.file(format!("x0/y{n}/f"), "1");
+    }
+    refused(layer.build(Compression::Gzip), &["bytes to resolve"], MAX_PEAK_KIB);
+}
+
 #[test]
 fn manifests_and_configs_above_their_limit_are_refused() {
     let padding = "x".repeat(5 << 20);

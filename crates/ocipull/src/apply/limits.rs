@@ -24,6 +24,11 @@ pub const MAX_PATHS_BYTES: usize = 256 << 20;
 /// Links followed for one path, as the kernel's `MAXSYMLINKS`.
 pub const MAX_LINKS_FOLLOWED: usize = 40;
 
+/// Bytes of the paths that are looked up while a layer's paths are resolved, name by name, all together:
+/// four million files in ten directories each need half of it. Without it a link whose target goes up
+/// and down a thousand times, forty of them for one path, makes a layer of some kilobytes take days.
+pub const MAX_WALKED_BYTES: u64 = 4 << 30;
+
 /// Default access control lists of directories are kept in memory to the end (they would act on
 /// what is made in the directory meanwhile): this much in all. One entry takes 8 bytes.
 pub const MAX_DEFERRED_ACL_BYTES: usize = 8 << 20;

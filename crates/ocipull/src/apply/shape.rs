@@ -13,8 +13,11 @@
 //! mislead it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::limits::{MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES, MAX_PATHS_BYTES};
+use super::limits::{
+    MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES, MAX_PATHS_BYTES, MAX_WALKED_BYTES,
+};
 use super::name::{join, split};
 
 /// What the layer has at a path.
@@ -59,6 +62,9 @@ pub enum ShapeError {
     /// Past [`MAX_PATHS_BYTES`].
     #[error("the paths together are longer than {MAX_PATHS_BYTES} bytes")]
     TooManyBytes,
+    /// Past [`MAX_WALKED_BYTES`].
+    #[error("the layer's paths and links take more than {MAX_WALKED_BYTES} bytes to resolve")]
+    TooMuchWalked,
 }
 
 /// The paths that a layer made so far.
@@ -67,6 +73,8 @@ pub struct LayerShape {
     made: BTreeMap<Box<[u8]>, Made>,
     /// Of the keys and of the links' targets.
     bytes: usize,
+    /// Of the paths looked up so far: what resolving costs.
+    walked_bytes: AtomicU64,
 }
 
 impl LayerShape {
@@ -80,6 +88,7 @@ impl LayerShape {
         let mut links = 0;
         while let Some(name) = left.pop() {
             if &*name == b".." {
+                self.count_walked(done.len())?;
                 // Above the root is the root, as the kernel has it.
                 done.truncate(split(&done).0.len());
                 continue;
@@ -88,6 +97,7 @@ impl LayerShape {
             if next.len() > MAX_PATH_BYTES {
                 return Err(ShapeError::TooLong);
             }
+            self.count_walked(next.len())?;
             match self.made.get(next.as_slice()) {
                 None | Some(Made::Dir { .. }) => done = next,
                 Some(Made::Other) => return Err(ShapeError::NotADirectory(next)),
@@ -104,6 +114,11 @@ impl LayerShape {
             }
         }
         Ok(done)
+    }
+
+    fn count_walked(&self, bytes: usize) -> Result<(), ShapeError> {
+        let before = self.walked_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if before > MAX_WALKED_BYTES { Err(ShapeError::TooMuchWalked) } else { Ok(()) }
     }
 
     /// What the layer has at the resolved path.

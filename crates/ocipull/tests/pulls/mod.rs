@@ -101,6 +101,12 @@ impl Site {
     pub(crate) fn pull(&self, options: &[&str], tag: &str, dest: &str) -> Command {
         let mut command = self.command_of(env!("CARGO_BIN_EXE_ocipull"));
         let image = format!("{}/app:{tag}", self.registry.host());
+        // Never single instead: another tree.
+        if let Home::User(user, _) = &self.home
+            && user.subuids().is_some()
+        {
+            command.args(["--ownership", "subuid"]);
+        }
         command.args(options).arg(image).arg(format!("work/{dest}"));
         command
     }
@@ -190,14 +196,14 @@ impl Site {
         let (found, name) = if !self.dest().exists() {
             (Found::Nothing, "nothing")
         } else {
-            let tree = Some(self.tree());
-            if tree == self.old {
+            let tree = self.tree();
+            let is = |other: &Option<Tree>| other.as_ref().is_some_and(|other| *other == tree);
+            if is(&self.old) {
                 (Found::Old, "old")
-            } else if tree == self.new {
+            } else if is(&self.new) {
                 (Found::New, "new")
             } else {
-                let new = self.new.as_ref().unwrap();
-                let difference = testkit::tree::diff(new, &tree.unwrap());
+                let difference = testkit::tree::diff(self.new.as_ref().unwrap(), &tree);
                 panic!("{when}: neither the old tree nor the new one:\n{difference}");
             }
         };
