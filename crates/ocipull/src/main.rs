@@ -23,6 +23,7 @@ use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
 use ocipull::pull::{PullOptions, Pulled, pull};
 use ocipull::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use cache_command::CacheCommandError;
 use changes::VerifyError;
@@ -55,8 +56,8 @@ enum MainError {
     Verify(#[from] VerifyError),
     #[error("cannot start")]
     Start(#[source] SysError),
-    #[error("interrupted by {name}; the destination is as it was")]
-    Signal { name: &'static str, code: u8 },
+    #[error("interrupted by {}; the destination is as it was", ctsys::signal::name(*.0))]
+    Signal(i32),
 }
 
 impl From<PullError> for MainError {
@@ -74,7 +75,7 @@ impl Explain for MainError {
             Self::Remove(error) => error.hint(),
             Self::Cache(error) => error.hint(),
             Self::Verify(error) => error.hint(),
-            Self::Start(_) | Self::Signal { .. } => None,
+            Self::Start(_) | Self::Signal(_) => None,
         }
     }
 
@@ -83,7 +84,7 @@ impl Explain for MainError {
             Self::Cli(error) => error.exit_code(),
             Self::Ownership(error) => error.exit_code(),
             Self::Pull(error) => error.exit_code(),
-            Self::Signal { code, .. } => *code,
+            Self::Signal(number) => u8::try_from(128 + number).unwrap_or(1),
             Self::Remove(error) => error.exit_code(),
             Self::Cache(error) => error.exit_code(),
             Self::Verify(error) => error.exit_code(),
@@ -192,7 +193,7 @@ fn run_pull(
     })
 }
 
-/// Runs `work`, which SIGINT and SIGTERM end by dropping it.
+/// Runs `work`, which the signals that end a program end by dropping it.
 fn interruptible<T>(work: impl Future<Output = Result<T, MainError>>) -> Result<T, MainError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
@@ -201,18 +202,33 @@ fn interruptible<T>(work: impl Future<Output = Result<T, MainError>>) -> Result<
         .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))?;
     // The runtime is dropped at the end, which waits for the blocking threads to have cleaned up.
     runtime.block_on(async {
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut terminate = listen(SignalKind::terminate())?;
+        let mut ending = ending_signals()?;
         tokio::select! {
             done = work => done,
-            _ = interrupt.recv() => Err(MainError::Signal { name: "SIGINT", code: 130 }),
-            _ = terminate.recv() => Err(MainError::Signal { name: "SIGTERM", code: 143 }),
+            Some(Ok(number)) = ending.join_next() => Err(MainError::Signal(number)),
         }
     })
 }
 
-fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, MainError> {
-    signal(kind).map_err(|e| MainError::Start(SysError::from_io("sigaction", "", &e)))
+/// Waits for the signals that end a pull: each task gives its signal's number. Unheard they would
+/// end the process with its staging directory left behind. One that the caller has ignored, by
+/// nohup(1) or a shell's `&`, stays so.
+fn ending_signals() -> Result<JoinSet<i32>, MainError> {
+    let mut ending = JoinSet::new();
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+        let number = kind.as_raw_value();
+        if ctsys::signal::is_ignored(number).map_err(MainError::Start)? {
+            continue;
+        }
+        let mut stream = signal(kind).map_err(|e| {
+            MainError::Start(SysError::from_io("sigaction", number.to_string(), &e))
+        })?;
+        ending.spawn(async move {
+            stream.recv().await;
+            number
+        });
+    }
+    Ok(ending)
 }
 
 fn tell(task: &PullTask, display: &Display, pulled: Pulled) {
