@@ -53,6 +53,15 @@ pub enum PullError {
 }
 
 impl PullError {
+    /// Whether other bytes of a layer would have helped.
+    pub(crate) fn is_of_content(&self) -> bool {
+        match self {
+            Self::Apply(error) => error.is_of_content(),
+            Self::Registry(RegistryError::Content { .. }) | Self::Layer { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether it only says that another layer failed.
     pub(crate) fn is_consequence(&self) -> bool {
         matches!(self, Self::Apply(error) if error.is_consequence())
