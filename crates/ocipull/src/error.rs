@@ -48,6 +48,17 @@ impl From<ApplyError> for PullError {
     }
 }
 
+impl PullError {
+    /// Whether damaged content may be behind it, and not the network, the disk or the user.
+    pub fn may_be_damage(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_damage(),
+            Self::Apply(_) | Self::Layer { .. } => !is_disk_full(self),
+            Self::Resolve(_) | Self::Record(_) | Self::Unpacker(_) => false,
+        }
+    }
+}
+
 impl Explain for PullError {
     fn hint(&self) -> Option<String> {
         if is_disk_full(self) {

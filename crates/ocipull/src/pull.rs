@@ -124,8 +124,7 @@ pub async fn pull(
     let staging = loop {
         match unpack(&registry, &resolved, &config, staging, options).await {
             Ok(staging) => break staging,
-            // A cache that was damaged is no reason to fail; what failed in the same way when it
-            // came from the registry is.
+            // A cache that was damaged is no reason to fail. Once a layer: then it is not the cache.
             Err((_, Some(layer))) if evicted.insert(layer.clone()) => {
                 staging = Staging::create(&options.dest, apply)?;
             }
@@ -167,7 +166,7 @@ fn holds(record: &ImageRecord, digest: &Digest) -> bool {
 }
 
 /// Fetches and applies the layers, lowest first. With the error comes the layer that failed, where
-/// it came from the cache; it is evicted then.
+/// it was the cache that was damaged.
 async fn unpack(
     registry: &Arc<Registry>,
     resolved: &Resolved,
@@ -202,10 +201,9 @@ async fn unpack(
         if let Err(error) = applied {
             // A layer that cannot be read is the network's failure, not the unpacker's.
             let error = fetch.failure().map_or(error, PullError::from);
-            let suspect = cache.filter(|_| is_from_cache).map(|cache| {
-                cache.evict(layer.digest());
-                layer.digest().clone()
-            });
+            let may_be_cache = is_from_cache && error.may_be_damage();
+            let is_damaged = cache.is_some_and(|c| may_be_cache && c.distrust(layer.digest()));
+            let suspect = is_damaged.then(|| layer.digest().clone());
             return Err((error, suspect));
         }
         let info = LayerInfo {

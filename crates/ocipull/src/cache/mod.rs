@@ -194,6 +194,17 @@ impl Cache {
         Some(bytes)
     }
 
+    /// Looks whether a blob that could not be unpacked is damaged here, by hashing it; then it is
+    /// evicted, and `true` says that fetching it anew may help. One that is right is wrong in the
+    /// registry as well.
+    pub fn distrust(&self, digest: &Digest) -> bool {
+        if matches!(stock::is_right(&self.blob_path(digest), digest), Ok(true)) {
+            return false;
+        }
+        self.evict(digest);
+        true
+    }
+
     /// Removes a blob that was found damaged, and what came of it, so that it is fetched anew.
     pub fn evict(&self, digest: &Digest) {
         self.damaged().insert(digest.clone());

@@ -282,7 +282,7 @@ fn remove_unused(path: &Path, swept: &mut Swept) -> bool {
     removed
 }
 
-fn is_right(path: &Path, digest: &Digest) -> io::Result<bool> {
+pub(super) fn is_right(path: &Path, digest: &Digest) -> io::Result<bool> {
     let mut file = place::options(false).open(path)?;
     let Ok(mut verifier) = Verifier::new(digest, None) else { return Ok(false) };
     let mut buffer = vec![0; READ_BYTES];

@@ -77,11 +77,7 @@ impl Download {
         match (&result, &self.cache) {
             (Ok(()), Some(cache)) => cache.publish(self.layer.digest(), partial),
             // What came so far is good for the next attempt, unless it is known to be bad.
-            (Err(Stop::Failed(RegistryError::Content { cause, .. })), _)
-                if !matches!(cause, VerifyError::Truncated { .. }) =>
-            {
-                partial.discard();
-            }
+            (Err(Stop::Failed(error)), _) if error.is_damage() => partial.discard(),
             _ => {}
         }
         result
