@@ -134,7 +134,7 @@ pub async fn pull(
     let record = record(reference, &resolved, config, options.ownership);
     let warnings = staging.commit(&record)?;
     if let Some(cache) = cache {
-        cache.note(&record.canonical_reference, &resolved.root);
+        cache.note(&record.canonical_reference, &resolved.descriptor, &resolved.resolved_digest);
     }
     Ok(Pulled::Unpacked {
         manifest_digest: record.manifest_digest,

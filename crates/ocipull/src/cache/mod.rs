@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! oci-layout
-//! index.json                what every reference stood for, by org.opencontainers.image.ref.name
+//! index.json                the images, by org.opencontainers.image.ref.name
 //! blobs/sha256/HEX          verified before it got this name
 //! partial/sha256-HEX        so much of a blob as has come; locked by who fetches it
 //! lock                      held while index.json is written and while blobs are removed
@@ -214,18 +214,20 @@ impl Cache {
     }
 
     /// What `reference`, written out, stood for when it was pulled last.
-    pub fn lookup(&self, reference: &str) -> Option<Descriptor> {
+    pub fn lookup(&self, reference: &str) -> Option<Digest> {
         Index::read(&self.root).lookup(reference)
     }
 
-    /// Notes what `reference`, written out, stands for.
-    pub fn note(&self, reference: &str, image: &Descriptor) {
-        if self.has_given_up() || Index::read(&self.root).has(reference, image) {
+    /// Notes that `reference`, written out, stands for `resolved`: `manifest` itself, or the index
+    /// that it was chosen from.
+    pub fn note(&self, reference: &str, manifest: &Descriptor, resolved: &Digest) {
+        let image = index::named(reference, manifest, resolved);
+        if self.has_given_up() || Index::read(&self.root).has(&image) {
             return;
         }
         let noted = self.lock_exclusively().and_then(|_lock| {
             let mut index = Index::read(&self.root);
-            index.set(reference, image);
+            index.set(image);
             index.write(&self.root)
         });
         if let Err(error) = noted {
