@@ -128,6 +128,7 @@ pub fn fetch(
         sender: sender.clone(),
         from_cache: Arc::clone(&from_cache),
         position: 0,
+        sent: 0,
         url: format!("blobs/{}", layer.digest()),
     };
     let task = Some(tokio::spawn(run(download, sender, Arc::clone(&failure))));

@@ -434,8 +434,9 @@ fn one_layer_twice_at_once_in_one_process_is_downloaded_once() {
     use ocipull::fetch::{Place as Layer, fetch};
     use std::io::Read;
     use std::sync::Arc;
-    let (served, digests) = serve(&[400_000]);
-    let slow = Fault::Trickle { bytes: 10_000, pause: Duration::from_millis(5) };
+    // More than waits for a reader: who downloads must not wait for the one that reads last.
+    let (served, digests) = serve(&[9_000_000]);
+    let slow = Fault::Trickle { bytes: 100_000, pause: Duration::from_millis(5) };
     served.inject(Rule::new(slow).path(&digests[0]));
     let whole = served.blob(&digests[0]).unwrap();
     let layer = oci_descriptor(&digests[0], whole.len() as u64);
@@ -448,10 +449,12 @@ fn one_layer_twice_at_once_in_one_process_is_downloaded_once() {
     let registry = Arc::new(registry);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let started: Vec<_> = (0..3)
-            .map(|index| fetch(&registry, Some(&cache), &layer, Layer { index, total: 3 }))
-            .collect();
-        for (_fetch, mut reader) in started {
+        let start = |index| fetch(&registry, Some(&cache), &layer, Layer { index, total: 3 });
+        let first = start(0);
+        while fetches(&served, &digests[0]).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for (_fetch, mut reader) in [start(1), start(2), first] {
             let read = tokio::task::spawn_blocking(move || {
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).map(|_| bytes)
