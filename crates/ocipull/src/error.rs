@@ -53,15 +53,6 @@ pub enum PullError {
 }
 
 impl PullError {
-    /// Whether other bytes of a layer would have helped.
-    pub(crate) fn is_of_content(&self) -> bool {
-        match self {
-            Self::Apply(error) => error.is_of_content(),
-            Self::Registry(RegistryError::Content { .. }) | Self::Layer { .. } => true,
-            _ => false,
-        }
-    }
-
     /// Whether it only says that another layer failed.
     pub(crate) fn is_consequence(&self) -> bool {
         matches!(self, Self::Apply(error) if error.is_consequence())
@@ -71,6 +62,18 @@ impl PullError {
 impl From<ApplyError> for PullError {
     fn from(error: ApplyError) -> Self {
         Self::Apply(Box::new(error))
+    }
+}
+
+impl PullError {
+    /// Whether damaged content may be behind it, and not the network, the disk or the user.
+    pub fn may_be_damage(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_damage(),
+            Self::Apply(error) => error.is_of_content(),
+            Self::Layer { .. } => !is_disk_full(self),
+            Self::Resolve(_) | Self::Record(_) | Self::OtherImage { .. } | Self::Unpacker => false,
+        }
     }
 }
 

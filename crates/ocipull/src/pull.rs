@@ -151,7 +151,7 @@ pub async fn pull(
     let record = record(reference, &resolved, config, options);
     let warnings = staging.commit(&record)?;
     if let Some(cache) = cache {
-        cache.note(&record.canonical_reference, &resolved.root);
+        cache.note(&record.canonical_reference, &resolved.descriptor, &resolved.resolved_digest);
     }
     Ok(Pulled::Unpacked {
         manifest_digest: record.manifest_digest,
@@ -223,8 +223,8 @@ impl Image<'_> {
         loop {
             match unpack(&job, staging).await {
                 Ok(staging) => return Ok(staging),
-                // A cache that was damaged is no reason to fail; what failed in the same way when it
-                // came from the registry is.
+                // A cache that was damaged is no reason to fail. Once a layer: then it is not the
+                // cache.
                 Err(Failure { evicted: Some(layer), .. }) if evicted.insert(layer.clone()) => {
                     staging = make_staging()?;
                 }

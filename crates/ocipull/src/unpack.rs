@@ -97,8 +97,8 @@ impl Unpacking<'_> {
                     // A layer that cannot be read is the network's failure, not the unpacker's.
                     let network = fetch.and_then(|fetch| fetch.failure());
                     let error = network.map_or(error, PullError::from);
-                    let is_suspect = done.is_from_cache && error.is_of_content();
-                    let evicted = self.evict(done.index, is_suspect);
+                    let is_suspect = done.is_from_cache && error.may_be_damage();
+                    let evicted = self.evict_damaged(done.index, is_suspect);
                     return Err(Failure { error, evicted });
                 }
             }
@@ -119,12 +119,11 @@ impl Unpacking<'_> {
         });
     }
 
-    /// Takes a layer that may be damaged there out of the cache.
-    fn evict(&self, index: usize, is_suspect: bool) -> Option<Digest> {
+    /// Takes a layer out of the cache if it is damaged there.
+    fn evict_damaged(&self, index: usize, is_suspect: bool) -> Option<Digest> {
         let digest = self.job.layers.get(index)?.digest();
         let cache = self.job.caches.of(digest).filter(|_| is_suspect)?;
-        cache.evict(digest);
-        Some(digest.clone())
+        cache.distrust(digest).then(|| digest.clone())
     }
 
     fn tell_done(&self, index: usize) {

@@ -322,7 +322,7 @@ fn no_result_has_a_code_of_its_own() {
     setup.run(&["verify", "none"]).failed(7, &["/none\" has no image record"]);
     setup.run(&["verify", "d", "--ca-cert", "none"]).failed(7, &["CA file"]);
     setup.registry.inject(Rule::new(Fault::TruncateAt(9)).path("/blobs/"));
-    setup.verify(&["--no-cache", "--retries", "0"]).failed(4, &["truncated"]);
+    setup.verify(&["--no-cache", "--retries", "0"]).failed(7, &["closed early"]);
     setup.registry.clear_faults();
     fs::rename(setup.path("d"), setup.path("e")).unwrap();
     setup.run(&["verify", "d"]).failed(7, &["/d\" does not exist"]);
