@@ -32,14 +32,14 @@ pub(crate) struct Job<'a> {
 
 /// Why it could not be.
 pub(crate) struct Failure {
-    pub(crate) error: PullError,
+    pub(crate) error: Box<PullError>,
     /// The layer that failed, where it came from the cache, which does not hold it any more.
     pub(crate) evicted: Option<Digest>,
 }
 
 impl From<PullError> for Failure {
     fn from(error: PullError) -> Self {
-        Self { error, evicted: None }
+        Self { error: error.into(), evicted: None }
     }
 }
 
@@ -99,7 +99,7 @@ impl Unpacking<'_> {
                     let error = network.map_or(error, PullError::from);
                     let is_suspect = done.is_from_cache && error.may_be_damage();
                     let evicted = self.evict_damaged(done.index, is_suspect);
-                    return Err(Failure { error, evicted });
+                    return Err(Failure { error: error.into(), evicted });
                 }
             }
         }
