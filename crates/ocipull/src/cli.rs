@@ -5,11 +5,15 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
-use ocipull::host::{HostError, RegistryHost};
+use ocipull::host::HostError;
 use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
 use ocipull::reference::{ImageReference, ReferenceError};
-use ocipull::registry::{CredentialSources, Login, RegistryOptions, default_files};
+use ocipull::registry::{
+    ConfigSources, CredentialSources, ExpandError, Login, RegistryOptions, Secret, default_files,
+};
+
+use crate::login::{LoginTask, LogoutTask, TypedLogin, TypedLogout};
 
 /// Longest `--ca-cert` file, in bytes: a whole system's CAs have a quarter of it.
 const MAX_CA_BYTES: u64 = 1 << 20;
@@ -21,6 +25,7 @@ const MAX_CA_BYTES: u64 = 1 << 20;
     version,
     about = "Pull an image from an OCI registry and unpack it into a root filesystem",
     override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR\n       \
+                      ocipull login [REGISTRY]\n       ocipull logout [REGISTRY]\n       \
                       ocipull rm DEST",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -30,7 +35,10 @@ DEST holds the image's files afterwards; DEST.image.json, beside it, says which 
 that holds the image already is left as it is, unless --force is given. A pull that fails or is \
 interrupted leaves DEST as it was.
 
-Credentials come from --creds, else from the files of podman and docker.
+Credentials come from --creds, else from the files of podman and docker and the helpers they name. \
+Mirrors are asked in this order, and the registry itself last: --mirror, containerd's \
+certs.d/REGISTRY/hosts.toml, containers' registries.conf. CAs and client certificates are taken from \
+certs.d/REGISTRY of docker and containers as well. Proxies: HTTPS_PROXY, HTTP_PROXY, NO_PROXY.
 
 Exit codes: 0 success, 1 failure, 2 usage (a name that is no image reference among it), \
 130 interrupted, 143 terminated."
@@ -50,6 +58,10 @@ enum TypedCommand {
         #[arg(value_name = "DEST")]
         dest: PathBuf,
     },
+    /// Log in to a registry: tried there, then kept where docker and podman find it
+    Login(TypedLogin),
+    /// Forget the login for a registry
+    Logout(TypedLogout),
 }
 
 #[derive(Debug, Args)]
@@ -84,12 +96,19 @@ struct TypedPull {
 
 #[derive(Debug, Args)]
 struct TypedRegistry {
-    /// Ask this registry first, as a mirror of the image's own
-    #[arg(long, value_name = "HOST[:PORT]", env = "OCIPULL_MIRROR")]
-    mirror: Option<String>,
+    /// Ask this registry first, as a mirror of the image's own; several are asked in turn
+    #[arg(long, value_name = "HOST[:PORT]", env = "OCIPULL_MIRROR", value_delimiter = ',')]
+    mirror: Vec<String>,
     /// Log in to the image's registry; without PASS the password is read from standard input
     #[arg(long, value_name = "USER[:PASS]")]
     creds: Option<String>,
+    #[command(flatten)]
+    access: TypedAccess,
+}
+
+/// What a login needs as well as a pull.
+#[derive(Debug, Args)]
+pub(crate) struct TypedAccess {
     /// Credentials in docker's or podman's form [default: their own files]
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
@@ -118,12 +137,16 @@ pub(crate) enum Task {
     Pull(Box<PullTask>),
     /// Absolute, with a last component.
     Remove(PathBuf),
+    Login(Box<LoginTask>),
+    Logout(LogoutTask),
 }
 
 /// What to pull, and how.
 #[derive(Debug)]
 pub(crate) struct PullTask {
     pub(crate) reference: ImageReference,
+    /// The configuration file that says what the short name that was typed stands for.
+    pub(crate) named_by: Option<PathBuf>,
     /// Absolute, with a last component.
     pub(crate) dest: PathBuf,
     pub(crate) platform: Platform,
@@ -148,8 +171,14 @@ pub(crate) enum CliError {
     Reference(#[from] ReferenceError),
     #[error(transparent)]
     Platform(#[from] PlatformError),
+    #[error(transparent)]
+    ShortName(#[from] ExpandError),
     #[error("invalid mirror")]
     Mirror(#[source] HostError),
+    #[error("invalid registry")]
+    Registry(#[source] HostError),
+    #[error("no user to log in as")]
+    User,
     #[error("invalid destination {0:?}: want a directory with a name")]
     Dest(PathBuf),
     #[error("invalid credentials: want USER:PASS or USER")]
@@ -172,6 +201,9 @@ impl Explain for CliError {
         Some(match self {
             Self::Reference(error) => error.hint(),
             Self::Platform(_) => format!("this machine's is {}", Platform::host()),
+            Self::ShortName(error) => return error.hint(),
+            Self::Registry(_) => "give HOST or HOST:PORT, as in quay.io".into(),
+            Self::User => "give --username NAME".into(),
             Self::Mirror(_) => "give --mirror or OCIPULL_MIRROR as HOST or HOST:PORT".into(),
             Self::Dest(_) => "name a directory, as in ./rootfs".into(),
             Self::Creds => "give the user's name before the colon".into(),
@@ -182,7 +214,7 @@ impl Explain for CliError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::File { .. } | Self::LargeFile(_) | Self::Password(_) => 1,
+            Self::File { .. } | Self::LargeFile(_) | Self::Password(_) | Self::ShortName(_) => 1,
             _ => 2,
         }
     }
@@ -193,6 +225,10 @@ impl Typed {
     pub(crate) fn meaning(self) -> Result<Task, CliError> {
         match self.command {
             Some(TypedCommand::Rm { dest }) => destination(dest).map(Task::Remove),
+            Some(TypedCommand::Login(typed)) => {
+                typed.meaning().map(|task| Task::Login(Box::new(task)))
+            }
+            Some(TypedCommand::Logout(typed)) => typed.meaning().map(Task::Logout),
             None => self.pull.meaning().map(Box::new).map(Task::Pull),
         }
     }
@@ -201,6 +237,8 @@ impl Typed {
 impl TypedPull {
     fn meaning(self) -> Result<PullTask, CliError> {
         let reference: ImageReference = self.image.unwrap_or_default().parse()?;
+        let registry = self.registry.meaning()?;
+        let expanded = ocipull::registry::expand(&reference, &registry.config)?;
         let bundled = self.bundle.map(|dir| dir.join("rootfs"));
         let dest = destination(self.dest.or(bundled).unwrap_or_default())?;
         let platform = match &self.platform {
@@ -212,13 +250,18 @@ impl TypedPull {
             (_, true) => Output::Verbose,
             _ => Output::Normal,
         };
+        let (reference, named_by) = match expanded {
+            None => (reference, None),
+            Some((full, file)) => (full, Some(file)),
+        };
         Ok(PullTask {
             reference,
+            named_by,
             dest,
             platform,
             force: self.force,
             ownership: self.ownership.meaning(),
-            registry: self.registry.meaning()?,
+            registry,
             output,
         })
     }
@@ -237,22 +280,32 @@ impl TypedOwnership {
 
 impl TypedRegistry {
     fn meaning(self) -> Result<RegistryOptions, CliError> {
-        let mirror = match self.mirror.as_deref() {
-            // An empty variable is as good as none.
-            None | Some("") => None,
-            Some(text) => Some(text.parse::<RegistryHost>().map_err(CliError::Mirror)?),
-        };
+        // An empty variable is as good as none.
+        let mirrors = self.mirror.iter().filter(|text| !text.is_empty());
+        let mirrors = mirrors.map(|text| text.parse().map_err(CliError::Mirror));
+        let mirrors = mirrors.collect::<Result<_, _>>()?;
         let login = self.creds.map(login).transpose()?;
+        let mut options = self.access.meaning()?;
+        options.mirrors = mirrors;
+        options.credentials.login = login;
+        Ok(options)
+    }
+}
+
+impl TypedAccess {
+    /// Options without mirrors and `--creds`.
+    pub(crate) fn meaning(self) -> Result<RegistryOptions, CliError> {
         let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
         Ok(RegistryOptions {
-            mirror,
+            mirrors: Vec::new(),
             plain_http: self.plain_http,
             insecure: self.insecure,
             ca_pem: self.ca_cert.as_deref().map(read_ca).transpose()?,
             credentials: CredentialSources {
-                login,
+                login: None,
                 files: default_files(self.authfile.as_deref(), variable),
             },
+            config: ConfigSources::of_user(variable),
         })
     }
 }
@@ -279,7 +332,7 @@ fn login(creds: String) -> Result<Login, CliError> {
         Some(password) => password,
         None => crate::password::read(&user).map_err(CliError::Password)?,
     };
-    Ok(Login { user, password })
+    Ok(Login { user, secret: Secret::Password(password) })
 }
 
 fn read_ca(path: &Path) -> Result<Vec<u8>, CliError> {
@@ -301,7 +354,7 @@ mod tests {
     fn meaning(arguments: &[&str]) -> Result<PullTask, CliError> {
         match Typed::try_parse_from([&["ocipull"], arguments].concat()).unwrap().meaning()? {
             Task::Pull(task) => Ok(*task),
-            Task::Remove(dest) => panic!("{arguments:?} removes {dest:?}"),
+            other => panic!("{arguments:?} is {other:?}"),
         }
     }
 
@@ -338,7 +391,7 @@ mod tests {
     fn a_password_may_hold_colons() {
         let task = meaning(&["centos", "d", "--creds", "u:a:b"]).unwrap();
         let login = task.registry.credentials.login.unwrap();
-        assert_eq!((login.user.as_str(), login.password.as_str()), ("u", "a:b"));
+        assert_eq!((login.user.as_str(), login.secret), ("u", Secret::Password("a:b".into())));
         assert!(matches!(meaning(&["centos", "d", "--creds", ":x"]), Err(CliError::Creds)));
     }
 

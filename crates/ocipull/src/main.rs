@@ -1,6 +1,7 @@
 //! The `ocipull` command: parse, run, report.
 
 mod cli;
+mod login;
 mod password;
 mod progress;
 
@@ -20,6 +21,7 @@ use ocipull::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{CliError, Output, PullTask, Task, Typed};
+use login::LoginError;
 use progress::{Display, size};
 
 /// One thread takes bytes off the network and hashes them while another unpacks; the second worker
@@ -35,6 +37,8 @@ enum MainError {
     Ownership(#[from] OwnershipError),
     #[error(transparent)]
     Pull(Box<PullError>),
+    #[error(transparent)]
+    Login(#[from] LoginError),
     #[error("cannot remove")]
     Remove(#[source] Box<ApplyError>),
     #[error("cannot start")]
@@ -55,6 +59,7 @@ impl Explain for MainError {
             Self::Cli(error) => error.hint(),
             Self::Ownership(error) => error.hint(),
             Self::Pull(error) => error.hint(),
+            Self::Login(error) => error.hint(),
             Self::Remove(error) => error.hint(),
             Self::Start(_) | Self::Signal { .. } => None,
         }
@@ -67,6 +72,7 @@ impl Explain for MainError {
             Self::Pull(error) => error.exit_code(),
             Self::Signal { code, .. } => *code,
             Self::Remove(error) => error.exit_code(),
+            Self::Login(error) => error.exit_code(),
             Self::Start(_) => 1,
         }
     }
@@ -98,11 +104,17 @@ fn run(typed: Typed) -> Result<(), MainError> {
             if let Some(warning) = &entered.warning {
                 display.say(&format!("ocipull: warning: {warning}"));
             }
+            if let Some(file) = &task.named_by {
+                let (typed, file) = (task.reference.typed(), file.display());
+                display.say(&format!("ocipull: note: {typed} is {} ({file})", task.reference));
+            }
             let result = run_pull(&task, entered.ownership, &display);
             display.clear();
             tell(&task, &display, result?);
             Ok(())
         }
+        Task::Login(task) => Ok(runtime()?.block_on(task.run())?),
+        Task::Logout(task) => Ok(runtime()?.block_on(task.run())?),
         Task::Remove(dest) => {
             let record =
                 ImageRecord::read(&dest).map_err(|e| MainError::Remove(Box::new(e.into())))?;
@@ -127,11 +139,7 @@ fn run_pull(
     ownership: Ownership,
     display: &Arc<Display>,
 ) -> Result<Pulled, MainError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .enable_all()
-        .build()
-        .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))?;
+    let runtime = runtime()?;
     let options = PullOptions {
         dest: task.dest.clone(),
         platform: task.platform.clone(),
@@ -151,6 +159,14 @@ fn run_pull(
             _ = terminate.recv() => Err(MainError::Signal { name: "SIGTERM", code: 143 }),
         }
     })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, MainError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))
 }
 
 fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, MainError> {

@@ -25,7 +25,17 @@ pub(crate) fn read(user: &str) -> io::Result<String> {
     password
 }
 
-fn line() -> io::Result<String> {
+/// The user's name, asked for on a terminal; `None` where there is none.
+pub(crate) fn ask_user() -> io::Result<Option<String>> {
+    if !io::stdin().is_terminal() {
+        return Ok(None);
+    }
+    let _ = write!(io::stderr(), "user name: ");
+    line().map(Some)
+}
+
+/// The first line of standard input, shown as it is typed.
+pub(crate) fn line() -> io::Result<String> {
     let mut text = String::new();
     io::stdin().lock().take(MAX_PASSWORD_BYTES + 1).read_line(&mut text)?;
     if text.len() as u64 > MAX_PASSWORD_BYTES {

@@ -74,7 +74,7 @@ impl Observer for Display {
                 self.say(&request_line(exchange));
             }
             Event::Exchange(_) => {}
-            Event::Notice(text) => self.say(&format!("ocipull: {text}")),
+            Event::Notice(text) => self.say(&format!("ocipull: note: {text}")),
             Event::LayerStarted(layer) => self.start(layer),
             Event::LayerBytes { bytes, .. } => {
                 if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref()

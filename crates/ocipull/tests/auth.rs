@@ -75,7 +75,7 @@ fn wrong_and_missing_credentials_say_whose() {
         let run = place.run(&[&image(&registry), "d"]);
         match auth {
             Auth::Basic { .. } => {
-                run.failed(1, &["wants a login"]).hints("podman login");
+                run.failed(1, &["wants a login"]).hints("ocipull login");
             }
             _ => {
                 run.failed(1, &["access denied", "anonymous"]).hints("--creds");

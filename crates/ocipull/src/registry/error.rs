@@ -6,9 +6,9 @@ use std::time::Duration;
 use ctsys::report::Explain;
 use serde::Deserialize;
 
+use super::config::ConfigError;
 use super::credentials::CredentialError;
 use super::dns::DnsError;
-use crate::host::RegistryHost;
 use crate::verify::VerifyError;
 
 /// A server's own words are shown up to this many characters: enough for a sentence.
@@ -62,8 +62,10 @@ pub enum RegistryError {
         words: Option<ServerWords>,
     },
     /// There is no such thing.
-    #[error("{method} {url}: not found: got status 404{}", said(words))]
+    #[error("{method} {url}: not found{}: got status 404{}", what(missing), said(words))]
     NotFound {
+        /// What it is that is not there.
+        missing: Missing,
         /// Of the request.
         method: &'static str,
         /// Of the request, without secrets.
@@ -107,21 +109,67 @@ pub enum RegistryError {
     /// Credentials that are configured could not be had.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
-    /// The HTTP client could not be made: a `--ca-cert` that is none, for instance.
+    /// The HTTP client could not be made.
     #[error("cannot set up TLS")]
     Tls(#[source] Cause),
-    /// Both the mirror and the registry failed.
-    #[error("mirror {mirror}: {first}; registry {origin}")]
+    /// All hosts that may serve the image failed.
+    #[error("{earlier}; {last}")]
     Everywhere {
-        /// The mirror.
-        mirror: RegistryHost,
-        /// What the mirror failed with, as a line.
-        first: String,
-        /// The registry.
-        origin: RegistryHost,
-        /// What the registry failed with.
+        /// All but the last, with what they failed with, as a line.
+        earlier: String,
+        /// The last: `registry quay.io`.
+        last: String,
+        /// What the last failed with.
         #[source]
-        second: Box<RegistryError>,
+        source: Box<RegistryError>,
+    },
+    /// Every host that could serve the image failed too often to be asked again.
+    #[error("no host is left to ask for {image}: {reasons}")]
+    NoneLeft {
+        /// Registry and repository.
+        image: String,
+        /// The hosts, with what they failed with, as a line.
+        reasons: String,
+    },
+    /// The configuration lets no host do what is needed.
+    #[error("no host is configured to {capability} {image}")]
+    NoHost {
+        /// `pull` or `resolve`.
+        capability: &'static str,
+        /// Registry and repository.
+        image: String,
+    },
+    /// A `registries.conf` forbids it.
+    #[error("{image} is blocked: {file:?} says so for {prefix:?}")]
+    Blocked {
+        /// Registry and repository.
+        image: String,
+        /// The file.
+        file: std::path::PathBuf,
+        /// The file's `prefix`.
+        prefix: String,
+    },
+    /// A configuration file cannot be used.
+    #[error("bad configuration")]
+    Config(#[from] ConfigError),
+}
+
+/// What it is that does not exist, if that could be found out.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Missing {
+    /// It was not asked, or not told.
+    #[default]
+    Unknown,
+    /// The registry knows no such repository.
+    Repository(String),
+    /// The repository is there, the tag or digest is not.
+    Tag {
+        /// The repository.
+        repository: String,
+        /// What is not there.
+        selector: String,
+        /// Some tags that are.
+        some: Vec<String>,
     },
 }
 
@@ -146,6 +194,9 @@ pub enum Problem {
     /// A challenge without a known scheme.
     #[error("got status 401 without a Bearer or Basic challenge in WWW-Authenticate")]
     NoChallenge,
+    /// Basic, where only an identity token is known.
+    #[error("wants a password, but what is kept for it is an identity token")]
+    NoPassword,
     /// A token answer without a token.
     #[error("the token service's answer holds no usable token")]
     NoToken,
@@ -182,6 +233,12 @@ pub enum Cause {
     /// Nothing came for so long.
     #[error("timed out: nothing came for {} s", .0.as_secs())]
     TimedOut(Duration),
+    /// A TLS server with a certificate of a CA that is not known here.
+    #[error("TLS certificate is not trusted: {}", issuer(.0))]
+    UnknownIssuer(Option<String>),
+    /// A server that answers without TLS.
+    #[error("it speaks plain HTTP, no TLS")]
+    PlainHttp,
     /// A TLS server with a certificate that cannot be trusted.
     #[error("TLS certificate is not trusted: {0}")]
     Certificate(String),
@@ -219,6 +276,16 @@ impl ServerWords {
         let first = envelope.errors.into_iter().next()?;
         let cut = |text: String| text.chars().take(MAX_SHOWN_MESSAGE_CHARS).collect();
         Some(Self { code: cut(first.code), message: cut(first.message.unwrap_or_default()) })
+    }
+}
+
+fn what(missing: &Missing) -> String {
+    match missing {
+        Missing::Unknown => String::new(),
+        Missing::Repository(name) => format!(": there is no repository {name:?}"),
+        Missing::Tag { repository, selector, .. } => {
+            format!(": repository {repository:?} has no {selector:?}")
+        }
     }
 }
 
@@ -263,7 +330,14 @@ impl Cause {
 
     fn of_tls(error: &rustls::Error) -> Self {
         match error {
+            rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
+                Self::UnknownIssuer(None)
+            }
             rustls::Error::InvalidCertificate(reason) => Self::Certificate(reason.to_string()),
+            // What a TLS client makes of the H of HTTP/1.1.
+            rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
+                Self::PlainHttp
+            }
             other => Self::NotTls(other.to_string()),
         }
     }
@@ -271,7 +345,14 @@ impl Cause {
     /// Whether a server without TLS may be behind it: for registries on this machine, which are
     /// then asked without. A certificate that is not trusted is not such a case.
     pub(crate) fn may_be_plain_http(&self) -> bool {
-        !matches!(self, Self::Certificate(_) | Self::Dns(_))
+        !matches!(self, Self::Certificate(_) | Self::UnknownIssuer(_) | Self::Dns(_))
+    }
+}
+
+fn issuer(name: &Option<String>) -> String {
+    match name {
+        Some(name) => format!("it is issued by {name:?}, which is no CA that is trusted here"),
+        None => "it is issued by a CA that is not known here".into(),
     }
 }
 
@@ -298,12 +379,12 @@ impl Explain for RegistryError {
             Self::Unreachable { cause, host } => unreachable_hint(cause, host),
             Self::Broken { .. } => "check the network, then try again".into(),
             Self::LoginNeeded { host, .. } => {
-                format!("give --creds USER:PASS, or log in with: podman login {host}")
+                format!("give --creds USER:PASS, or log in with: ocipull login {host}")
             }
             Self::Denied { .. } => "check that the repository exists and that the user may pull \
                                     from it; --creds USER:PASS gives another user"
                 .into(),
-            Self::NotFound { .. } => "check the repository's name and the tag".into(),
+            Self::NotFound { missing, .. } => missing_hint(missing),
             Self::Status { status: 429, .. } => {
                 "too many requests: wait, or give --creds for a higher limit".into()
             }
@@ -318,19 +399,47 @@ impl Explain for RegistryError {
                     .into()
             }
             Self::Credentials(error) => return Some(error.hint()),
-            Self::Tls(_) => "check the file of --ca-cert: it must hold certificates in PEM".into(),
-            Self::Everywhere { second, .. } => return second.hint(),
+            Self::Tls(_) => "check the CA and client certificates: they must be in PEM".into(),
+            Self::Everywhere { source, .. } => return source.hint(),
+            Self::NoneLeft { .. } => {
+                "each failed several times: try later, or name another host with --mirror".into()
+            }
+            Self::NoHost { capability, .. } => {
+                format!("add {capability:?} to the capabilities of a host in hosts.toml")
+            }
+            Self::Blocked { file, .. } => {
+                format!("pull another image, or have \"blocked\" taken out of {}", file.display())
+            }
+            Self::Config(error) => error.hint(),
         })
+    }
+}
+
+fn missing_hint(missing: &Missing) -> String {
+    match missing {
+        Missing::Unknown => "check the repository's name and the tag".into(),
+        Missing::Repository(_) => {
+            "check the repository's name; a private one may be hidden from who is not logged in"
+                .into()
+        }
+        Missing::Tag { some, .. } if some.is_empty() => "the repository has no tags".into(),
+        Missing::Tag { some, .. } => format!("tags that are there: {}", some.join(", ")),
     }
 }
 
 fn unreachable_hint(cause: &Cause, host: &str) -> String {
     match cause {
         Cause::Dns(_) => "check the registry's name, and the network's name servers".into(),
+        Cause::UnknownIssuer(_) => format!(
+            "trust the CA: --ca-cert FILE, or keep it as ~/.config/containers/certs.d/{host}/ca.crt; \
+             --insecure skips the check"
+        ),
         Cause::Certificate(_) => {
-            "name the registry's CA with --ca-cert FILE, or skip the check with --insecure".into()
+            "have the registry's certificate renewed, or skip the check with --insecure".into()
         }
-        Cause::NotTls(_) => "if the registry has no TLS, say --plain-http".into(),
+        Cause::PlainHttp | Cause::NotTls(_) => {
+            "if the registry has no TLS, say --plain-http".into()
+        }
         _ => format!("check that the registry runs and that {host} is its address"),
     }
 }

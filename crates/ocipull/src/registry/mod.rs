@@ -1,64 +1,89 @@
 //! The registry client: the only part of ocipull that talks HTTP.
 //!
 //! ```text
+//! config/      hosts.toml, registries.conf, certs.d -> what they say
+//! hosts        reference + what is said -> hosts in the order in which they are asked
+//! auth_file    docker's and podman's credential files, taken apart and put together
+//! helper       docker-credential-NAME
+//! credentials  registry -> login, from --creds, files and helpers
 //! challenge    WWW-Authenticate -> ways in
-//! credentials  registry -> login, from --creds and the files of podman and docker
 //! target       what may be asked of a URL, and how it is shown
 //! dns          host name -> addresses
+//! tls          CAs and client certificates of a host
+//! notices      what a registry says beside its answers
 //! transport    one request with its redirects -> an answer, told to the observer
 //! auth         a 401 -> Authorization
+//! breaker      whether a host is still asked
 //! endpoint     one host: TLS or not, logged in or not
-//! Registry     mirror first, then the registry itself
+//! failover     the next host where one fails
+//! login        a login tried, kept and forgotten
 //! ```
 
 mod auth;
+mod auth_file;
+mod breaker;
 mod challenge;
+mod config;
 mod credentials;
 mod dns;
 mod endpoint;
 mod error;
+mod failover;
+mod helper;
+mod hosts;
+pub mod login;
+mod notices;
+mod tags;
 mod target;
+mod tls;
 mod transport;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use oci_spec::image::Digest;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 
-pub use credentials::{AuthFile, CredentialError, CredentialSources, Login, default_files};
+pub use config::{ConfigError, ConfigSources, RegistriesFile};
+pub use credentials::{AuthFile, CredentialError, CredentialSources, Login, Secret, default_files};
 pub use dns::DnsError;
-pub use error::{Cause, Problem, RegistryError, ServerWords};
+pub use error::{Cause, Missing, Problem, RegistryError, ServerWords};
+pub use helper::HelperError;
 pub(crate) use transport::Answer;
 
-use crate::event::{Event, Observer};
+use crate::event::Observer;
 use crate::host::RegistryHost;
 use crate::image::{MANIFEST_MEDIA_TYPES, MAX_MANIFEST_BYTES};
-use crate::reference::ImageReference;
+use crate::reference::{ImageReference, ReferenceError};
 use crate::verify;
-use endpoint::{Endpoint, Reach};
+use endpoint::{Endpoint, Shared};
+use hosts::Said;
 use transport::{CONTENT_DIGEST, Method, Transport};
 
 /// How a registry is to be reached.
 #[derive(Debug, Clone, Default)]
 pub struct RegistryOptions {
-    /// Asked before the registry itself.
-    pub mirror: Option<RegistryHost>,
+    /// Asked before all others, in this order.
+    pub mirrors: Vec<RegistryHost>,
     /// Without TLS, also where the registry is not on this machine.
     pub plain_http: bool,
-    /// Without a check of the registry's and the mirror's certificates.
+    /// Without a check of the registry's and the mirrors' certificates.
     pub insecure: bool,
     /// CA certificates to trust beside the system's, in PEM.
     pub ca_pem: Option<Vec<u8>>,
     /// Who the user is.
     pub credentials: CredentialSources,
+    /// Where mirrors, certificates and the like are configured.
+    pub config: ConfigSources,
 }
 
 /// One repository of a registry.
 pub struct Registry {
-    transport: Transport,
-    /// In the order in which they are asked: the mirror if there is one, then the registry.
-    mirror: Option<Endpoint>,
-    origin: Endpoint,
+    shared: Arc<Shared>,
+    /// Registry and repository, for messages.
+    image: String,
+    /// In the order in which they are asked; the registry itself is the last.
+    endpoints: Vec<Endpoint>,
 }
 
 /// What a tag or a digest stands for, by a registry's word.
@@ -88,19 +113,45 @@ impl Registry {
         options: &RegistryOptions,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, RegistryError> {
+        let RegistryOptions { plain_http, insecure, .. } = *options;
+        let image = format!("{}/{}", reference.registry(), reference.repository());
+        let registries = options.config.registries()?;
+        let configured = registries.find(&image);
+        if let Some(registry) = configured.filter(|registry| registry.blocked) {
+            let (file, prefix) = (registry.file.clone(), registry.prefix().to_owned());
+            return Err(RegistryError::Blocked { image, file, prefix });
+        }
+        let hosts_toml = options.config.hosts_toml(reference.registry())?;
+        let said = Said {
+            mirrors: &options.mirrors,
+            plain_http,
+            insecure,
+            hosts_toml: hosts_toml.as_ref().map(|(path, toml)| (path.as_path(), toml)),
+            registries_conf: configured,
+        };
+        let shared = Self::shared(options, observer)?;
+        // `--creds` are meant for the registry that the user named, and for no other.
+        let own = Arc::new(options.credentials.clone());
+        let others = Arc::new(options.credentials.files_only());
+        let endpoints = hosts::hosts(reference, &said).into_iter().map(|host| {
+            let sources = if host.name == *reference.registry() { &own } else { &others };
+            Endpoint::new(host, Arc::clone(sources), Arc::clone(&shared))
+        });
+        Ok(Self { image, endpoints: endpoints.collect(), shared })
+    }
+
+    fn shared(
+        options: &RegistryOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Arc<Shared>, RegistryError> {
         // Fails when it is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let transport = Transport::new(options.ca_pem.as_deref(), observer)?;
-        let reach = Reach { plain_http: options.plain_http, insecure: options.insecure };
-        let registry = reference.registry().clone();
-        let repository = reference.repository();
-        let mirror = options.mirror.clone().filter(|mirror| *mirror != registry).map(|mirror| {
-            let namespace = Some(registry.to_string());
-            let sources = options.credentials.files_only();
-            Endpoint::new(mirror, repository, namespace, sources, reach)
-        });
-        let origin = Endpoint::new(registry, repository, None, options.credentials.clone(), reach);
-        Ok(Self { transport, mirror, origin })
+        let ca = match &options.ca_pem {
+            None => None,
+            Some(pem) => Some(tls::certificates("--ca-cert".as_ref(), pem.clone())?),
+        };
+        let transport = Transport::new(observer);
+        Ok(Arc::new(Shared { transport, config: options.config.clone(), ca }))
     }
 
     /// Asks what `selector`, a tag or a digest, stands for. `None` when the registry does not
@@ -167,44 +218,41 @@ impl Registry {
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
-        self.transport.observer()
+        self.shared.transport.observer()
     }
+}
 
-    /// Asks the mirror, and the registry where the mirror fails, as containerd does.
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        accept: Option<HeaderValue>,
-    ) -> Result<Answer, RegistryError> {
-        let Some(mirror) = self.mirror.as_ref().filter(|mirror| !mirror.is_passed_over()) else {
-            return self.origin.send(&self.transport, method, path, accept).await;
-        };
-        let first = match mirror.send(&self.transport, method, path, accept.clone()).await {
-            Ok(answer) => return Ok(answer),
-            // A mirror that does not answer HEAD may still answer GET.
-            Err(error @ RegistryError::Status { status: 405 | 501, .. })
-                if method == Method::Head =>
-            {
-                return Err(error);
-            }
-            Err(error) => ctsys::report::chain(&error),
-        };
-        let origin = &self.origin.host;
-        match self.origin.send(&self.transport, method, path, accept).await {
-            Ok(answer) => {
-                mirror.pass_over();
-                let notice = format!("mirror {} failed: {first}; asking {origin} now", mirror.host);
-                self.observer().observe(&Event::Notice(&notice));
-                Ok(answer)
-            }
-            Err(second) => Err(RegistryError::Everywhere {
-                mirror: mirror.host.clone(),
-                first,
-                origin: origin.clone(),
-                second: Box::new(second),
-            }),
-        }
+/// What a short name, one without a registry, stands for by `config`, if it says anything: the
+/// reference, and the file that says so.
+pub fn expand(
+    reference: &ImageReference,
+    config: &ConfigSources,
+) -> Result<Option<(ImageReference, PathBuf)>, ExpandError> {
+    let Some(short) = reference.short_name() else { return Ok(None) };
+    let registries = config.registries()?;
+    match registries.expand(short) {
+        None => Ok(None),
+        Some((full, file)) => Ok(Some((reference.expanded(&full)?, file.to_path_buf()))),
+    }
+}
+
+/// Why it cannot be said what a short name stands for.
+#[derive(Debug, thiserror::Error)]
+pub enum ExpandError {
+    /// A configuration file cannot be used.
+    #[error("bad configuration")]
+    Config(#[from] ConfigError),
+    /// What is configured for it is no reference.
+    #[error("bad configuration of a short name")]
+    Reference(#[from] ReferenceError),
+}
+
+impl ctsys::report::Explain for ExpandError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Config(error) => error.hint(),
+            Self::Reference(_) => "correct the alias or search list in registries.conf".into(),
+        })
     }
 }
 

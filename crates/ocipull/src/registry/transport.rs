@@ -2,17 +2,22 @@
 //!
 //! Every exchange is told to the observer; retries and resume will have their place here too.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use oci_spec::image::Digest;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
+};
+use reqwest::tls::TlsInfo;
 use url::Url;
 
 use super::dns::Resolver;
 use super::error::{Cause, Problem, RegistryError};
+use super::notices::Notices;
 use super::target::{authority, is_link_local, is_loopback, same_origin, shown};
+use super::tls::Tls;
 use crate::event::{Event, Exchange, Observer};
 
 /// How long a connection may take to be made, TLS included.
@@ -23,6 +28,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: usize = 10;
 /// Longest header value that is kept to be shown, in bytes.
 const MAX_SHOWN_HEADER_BYTES: usize = 512;
+/// How a form is sent (HTML, "application/x-www-form-urlencoded").
+const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 /// The header in which registries state a manifest's digest.
 pub(crate) const CONTENT_DIGEST: &str = "docker-content-digest";
 
@@ -31,6 +38,8 @@ pub(crate) const CONTENT_DIGEST: &str = "docker-content-digest";
 pub(crate) enum Method {
     Head,
     Get,
+    /// Of a form, to a token service.
+    Post,
 }
 
 impl Method {
@@ -38,50 +47,58 @@ impl Method {
         match self {
             Self::Head => "HEAD",
             Self::Get => "GET",
+            Self::Post => "POST",
         }
     }
 }
 
 /// A request as it is sent.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Ask {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) accept: Option<HeaderValue>,
     /// Stays with the URL's origin: no redirect carries it elsewhere.
     pub(crate) authorization: Option<HeaderValue>,
-    /// Whether the host's certificate is taken as it is (`--insecure`). Stays with the origin too.
-    pub(crate) insecure: bool,
+    /// What is configured to be sent along. Stays with the origin too.
+    pub(crate) headers: Arc<[(HeaderName, HeaderValue)]>,
+    /// The body, URL-encoded. Only ever sent to the URL itself.
+    pub(crate) form: Option<String>,
+    /// The origin's. Elsewhere nothing holds of it but its CAs.
+    pub(crate) tls: Arc<Tls>,
     /// Whether the URL came from a server, so that its query may be secret.
     pub(crate) foreign: bool,
 }
 
 /// Makes and keeps the HTTP clients.
 pub(crate) struct Transport {
-    extra_roots: Vec<reqwest::Certificate>,
     observer: Arc<dyn Observer>,
     resolver: Arc<Resolver>,
-    /// By whether proxies are used and whether certificates are checked: made when first needed, as
-    /// reading the system's CAs takes longer than a second pull should.
-    clients: [OnceLock<reqwest::Client>; 4],
+    notices: Notices,
+    /// Made when first needed, as reading the system's CAs takes longer than a second pull should.
+    clients: Mutex<Vec<(ClientKind, reqwest::Client)>>,
+}
+
+/// What tells two HTTP clients apart.
+#[derive(Clone, PartialEq, Eq)]
+struct ClientKind {
+    /// Without proxies: they would look for their own loopback.
+    direct: bool,
+    /// Without TLS no CA needs to be read.
+    https: bool,
+    tls: Arc<Tls>,
+    /// Whether the server's certificate is kept to be looked at.
+    inspects: bool,
 }
 
 impl Transport {
-    /// With more CAs than the system's, in PEM.
-    pub(crate) fn new(
-        ca_pem: Option<&[u8]>,
-        observer: Arc<dyn Observer>,
-    ) -> Result<Self, RegistryError> {
-        let extra_roots = match ca_pem {
-            None => Vec::new(),
-            Some(pem) => reqwest::Certificate::from_pem_bundle(pem)
-                .map_err(|e| RegistryError::Tls(Cause::of(e, CONNECT_TIMEOUT)))?,
-        };
-        if ca_pem.is_some() && extra_roots.is_empty() {
-            let reason = "the CA file holds no certificate".to_owned();
-            return Err(RegistryError::Tls(Cause::Other(reason)));
+    pub(crate) fn new(observer: Arc<dyn Observer>) -> Self {
+        Self {
+            observer,
+            resolver: Arc::default(),
+            notices: Notices::default(),
+            clients: Mutex::default(),
         }
-        Ok(Self { extra_roots, observer, resolver: Arc::default(), clients: Default::default() })
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
@@ -108,11 +125,18 @@ impl Transport {
 
     /// One request, one answer; redirects are answers.
     pub(crate) async fn exchange(&self, ask: &Ask) -> Result<Answer, RegistryError> {
-        let client = self.client(is_loopback(&ask.url), ask.insecure)?;
+        let client = self.client(ClientKind::of(ask, false))?;
         let mut request = match ask.method {
             Method::Head => client.head(ask.url.clone()),
             Method::Get => client.get(ask.url.clone()),
+            Method::Post => client.post(ask.url.clone()),
         };
+        for (name, value) in ask.headers.iter() {
+            request = request.header(name, value);
+        }
+        if let Some(form) = &ask.form {
+            request = request.header(CONTENT_TYPE, FORM_TYPE).body(form.clone());
+        }
         if let Some(accept) = &ask.accept {
             request = request.header(ACCEPT, accept);
         }
@@ -124,12 +148,16 @@ impl Transport {
         let method = ask.method.as_str();
         match request.send().await {
             Ok(response) => {
+                if !ask.foreign {
+                    let host = authority(&ask.url);
+                    self.notices.tell(&host, response.headers(), self.observer.as_ref());
+                }
                 Ok(Answer::new(response, ask.method, url, started, Arc::clone(&self.observer)))
             }
             // Nothing was asked yet: the error is all there is to tell.
             Err(error) if error.is_connect() => Err(RegistryError::Unreachable {
                 host: authority(&ask.url),
-                cause: Cause::of(error, CONNECT_TIMEOUT),
+                cause: Cause::of(error, ask.tls.connect_timeout.unwrap_or(CONNECT_TIMEOUT)),
             }),
             Err(error) => {
                 let cause = Cause::of(error, STALL_TIMEOUT);
@@ -147,41 +175,71 @@ impl Transport {
         }
     }
 
-    fn client(&self, direct: bool, insecure: bool) -> Result<&reqwest::Client, RegistryError> {
-        let [a, b, c, d] = &self.clients;
-        let slot = match (direct, insecure) {
-            (false, false) => a,
-            (false, true) => b,
-            (true, false) => c,
-            (true, true) => d,
-        };
-        if let Some(client) = slot.get() {
-            return Ok(client);
-        }
-        let made = self
-            .builder(direct, insecure)
-            .tls_certs_merge(self.extra_roots.clone())
-            .build()
-            // A machine without CA certificates can still pull without TLS; with it, the
-            // handshake will say that the issuer is unknown.
-            .or_else(|_| {
-                self.builder(direct, insecure).tls_certs_only(self.extra_roots.clone()).build()
-            })
-            .map_err(|e| RegistryError::Tls(Cause::of(e, CONNECT_TIMEOUT)))?;
-        Ok(slot.get_or_init(|| made))
+    /// Who issued the certificate of the host that `ask` could not be sent to, by the certificate's
+    /// own word. Asks for nothing but the API's root, and without credentials: the host is not
+    /// trusted.
+    pub(crate) async fn issuer(&self, ask: &Ask) -> Option<String> {
+        let tls = Tls { skip_verify: true, identity: None, ..(*ask.tls).clone() };
+        let url = ask.url.join("/v2/").ok()?;
+        let (headers, form, authorization) = (Arc::default(), None, None);
+        let ask = Ask { url, tls: Arc::new(tls), headers, form, authorization, ..ask.clone() };
+        let client = self.client(ClientKind::of(&ask, true)).ok()?;
+        let response = client.head(ask.url).timeout(CONNECT_TIMEOUT).send().await.ok()?;
+        let certificate = response.extensions().get::<TlsInfo>()?.peer_certificate()?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        let name = certificate.issuer().to_string();
+        Some(name.chars().take(MAX_SHOWN_HEADER_BYTES).collect())
     }
 
-    fn builder(&self, direct: bool, insecure: bool) -> reqwest::ClientBuilder {
-        let builder = reqwest::Client::builder()
+    fn client(&self, kind: ClientKind) -> Result<reqwest::Client, RegistryError> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = clients.iter().find(|(known, _)| *known == kind) {
+            return Ok(client.clone());
+        }
+        let made = kind.make(&self.resolver)?;
+        clients.push((kind, made.clone()));
+        Ok(made)
+    }
+}
+
+impl ClientKind {
+    fn of(ask: &Ask, inspects: bool) -> Self {
+        let https = ask.url.scheme() == "https";
+        Self { direct: is_loopback(&ask.url), https, tls: Arc::clone(&ask.tls), inspects }
+    }
+
+    fn make(&self, resolver: &Arc<Resolver>) -> Result<reqwest::Client, RegistryError> {
+        let failed = |e| RegistryError::Tls(Cause::of(e, CONNECT_TIMEOUT));
+        let mut roots = Vec::new();
+        for pem in self.tls.roots.iter().filter(|_| self.https) {
+            roots.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(failed)?);
+        }
+        if !self.https {
+            return self.builder(resolver)?.tls_certs_only(roots).build().map_err(failed);
+        }
+        let with_systems = self.builder(resolver)?.tls_certs_merge(roots.clone()).build();
+        // A machine without CA certificates can still pull without TLS; with it, the handshake
+        // will say that the issuer is unknown.
+        with_systems
+            .or_else(|_| self.builder(resolver)?.tls_certs_only(roots).build().map_err(failed))
+    }
+
+    fn builder(&self, resolver: &Arc<Resolver>) -> Result<reqwest::ClientBuilder, RegistryError> {
+        let mut builder = reqwest::Client::builder()
             .user_agent(concat!("ocipull/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(self.tls.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
             .read_timeout(STALL_TIMEOUT)
-            .tls_danger_accept_invalid_certs(insecure)
-            .dns_resolver(Arc::clone(&self.resolver));
-        // A proxy would look for its own loopback.
-        if direct { builder.no_proxy() } else { builder }
+            .tls_danger_accept_invalid_certs(self.tls.skip_verify)
+            .tls_info(self.inspects)
+            .dns_resolver(Arc::clone(resolver));
+        if let Some(pem) = self.tls.identity.as_ref().filter(|_| self.https) {
+            let identity = reqwest::Identity::from_pem(pem)
+                .map_err(|e| RegistryError::Tls(Cause::of(e, CONNECT_TIMEOUT)))?;
+            builder = builder.identity(identity);
+        }
+        Ok(if self.direct { builder.no_proxy() } else { builder })
     }
 }
 
@@ -207,7 +265,9 @@ fn redirected(ask: &Ask, location: Option<&str>) -> Result<Ask, RegistryError> {
         url,
         accept: ask.accept.clone(),
         authorization: ask.authorization.clone().filter(|_| stays),
-        insecure: ask.insecure && stays,
+        headers: if stays { Arc::clone(&ask.headers) } else { Arc::default() },
+        form: None,
+        tls: if stays { Arc::clone(&ask.tls) } else { Arc::new(ask.tls.elsewhere()) },
         foreign: true,
     })
 }
@@ -343,19 +403,32 @@ mod tests {
             url: Url::parse(url).unwrap(),
             accept: None,
             authorization: Some(HeaderValue::from_static("Bearer t")),
-            insecure: true,
+            headers: Arc::new([(
+                HeaderName::from_static("x-key"),
+                HeaderValue::from_static("s3cret"),
+            )]),
+            form: None,
+            tls: Arc::new(Tls {
+                skip_verify: true,
+                roots: vec![Arc::new([1])],
+                identity: Some(Arc::new([2])),
+                connect_timeout: None,
+            }),
             foreign: false,
         }
     }
 
     #[test]
     fn what_is_the_origins_stays_with_the_origin() {
-        let same = redirected(&ask("https://a/v2/x"), Some("/v3/x")).unwrap();
+        let same = redirected(&ask("https://a/v2/x"), Some("/v3/x")).ok().unwrap();
         assert_eq!(same.url.as_str(), "https://a/v3/x");
-        assert!(same.authorization.is_some() && same.insecure && same.foreign);
+        assert!(same.authorization.is_some() && same.tls.skip_verify && same.foreign);
+        assert!(same.tls.identity.is_some() && same.headers.len() == 1);
         for other in ["https://b/x", "https://a:8443/x", "//cdn.a/x", "https://u:p@a.b/x"] {
-            let other = redirected(&ask("https://a/v2/x"), Some(other)).unwrap();
-            assert!(other.authorization.is_none() && !other.insecure, "{}", other.url);
+            let other = redirected(&ask("https://a/v2/x"), Some(other)).ok().unwrap();
+            assert!(other.authorization.is_none() && other.headers.is_empty(), "{}", other.url);
+            assert!(!other.tls.skip_verify && other.tls.identity.is_none(), "{}", other.url);
+            assert_eq!(other.tls.roots.len(), 1, "its CAs are good there too");
             assert_eq!((other.url.username(), other.url.password()), ("", None));
         }
     }
@@ -364,7 +437,8 @@ mod tests {
     fn no_redirect_leads_to_secrets_or_out_of_tls() {
         let problem = |from: &str, to: Option<&str>| match redirected(&ask(from), to) {
             Err(RegistryError::Refused { problem, .. }) => problem,
-            other => panic!("{from} -> {to:?}: got {other:?}"),
+            Ok(ask) => panic!("{from} -> {to:?}: got {}", ask.url),
+            Err(other) => panic!("{from} -> {to:?}: got {other:?}"),
         };
         let link_local = problem("http://a/x", Some("http://169.254.169.254/latest"));
         assert_eq!(link_local, Problem::LinkLocal("169.254.169.254".into()));

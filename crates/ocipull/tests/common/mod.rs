@@ -87,8 +87,11 @@ impl Run {
     #[track_caller]
     pub(crate) fn failed(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self}");
-        let errors: Vec<&str> =
-            self.stderr.lines().filter(|line| line.starts_with("ocipull: ")).collect();
+        let errors: Vec<&str> = self
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("ocipull: ") && !line.starts_with("ocipull: note: "))
+            .collect();
         assert_eq!(errors.len(), 1, "one line for one failure: {self}");
         for word in words {
             assert!(errors[0].contains(word), "want {word:?} in the error: {self}");
