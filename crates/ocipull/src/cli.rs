@@ -208,7 +208,7 @@ impl Explain for CliError {
             Self::Dest(_) => "name a directory, as in ./rootfs".into(),
             Self::Creds => "give the user's name before the colon".into(),
             Self::File { .. } | Self::LargeFile(_) => "check the file's path and mode".into(),
-            Self::Password(_) => "give it on standard input, or as --creds USER:PASS".into(),
+            Self::Password(_) => "give it in one line on standard input".into(),
         })
     }
 

@@ -330,9 +330,11 @@ impl Cause {
 
     fn of_tls(error: &rustls::Error) -> Self {
         match error {
-            rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
-                Self::UnknownIssuer(None)
-            }
+            // A bad signature is that of a CA with the name of one that is trusted: of one that was
+            // made anew, mostly.
+            rustls::Error::InvalidCertificate(
+                rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature,
+            ) => Self::UnknownIssuer(None),
             rustls::Error::InvalidCertificate(reason) => Self::Certificate(reason.to_string()),
             // What a TLS client makes of the H of HTTP/1.1.
             rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
@@ -435,7 +437,7 @@ fn unreachable_hint(cause: &Cause, host: &str) -> String {
              --insecure skips the check"
         ),
         Cause::Certificate(_) => {
-            "have the registry's certificate renewed, or skip the check with --insecure".into()
+            "check the certificate's names and dates; --insecure skips the check".into()
         }
         Cause::PlainHttp | Cause::NotTls(_) => {
             "if the registry has no TLS, say --plain-http".into()
