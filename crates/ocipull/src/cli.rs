@@ -138,7 +138,7 @@ pub(crate) enum Task {
     /// Absolute, with a last component.
     Remove(PathBuf),
     Login(Box<LoginTask>),
-    Logout(LogoutTask),
+    Logout(Box<LogoutTask>),
 }
 
 /// What to pull, and how.
@@ -228,7 +228,9 @@ impl Typed {
             Some(TypedCommand::Login(typed)) => {
                 typed.meaning().map(|task| Task::Login(Box::new(task)))
             }
-            Some(TypedCommand::Logout(typed)) => typed.meaning().map(Task::Logout),
+            Some(TypedCommand::Logout(typed)) => {
+                typed.meaning().map(|task| Task::Logout(Box::new(task)))
+            }
             None => self.pull.meaning().map(Box::new).map(Task::Pull),
         }
     }

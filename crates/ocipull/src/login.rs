@@ -128,9 +128,10 @@ impl LoginTask {
         let Self { registry, login, options, output } = self;
         let display = Arc::new(Display::new(*output));
         let observer = Arc::clone(&display);
-        let is_asked = login::check(registry, login, options, observer).await.map_err(|source| {
-            LoginError::Refused { registry: registry.clone(), source: Box::new(source) }
-        })?;
+        let is_asked =
+            login::check(registry, login, options, observer).await.map_err(|source| {
+                LoginError::Refused { registry: registry.clone(), source: Box::new(source) }
+            })?;
         let file = login::file_for(&options.credentials.files, registry);
         let file = file.map_err(LoginError::Keep)?.ok_or(LoginError::NoFile)?;
         let keeper = login::store(file, registry, login).await.map_err(LoginError::Keep)?;

@@ -173,7 +173,9 @@ fn a_403_for_what_was_good_before_is_answered_with_a_new_token() {
     // It is final for a new token, and for whoever has none.
     registry.clear_faults();
     registry.inject(Rule::new(Fault::status(403, "DENIED")).path("/blobs/"));
-    place.run(&[&creds[..], &[&image, "e"]].concat()).failed(1, &["access denied", "403", "DENIED"]);
+    place
+        .run(&[&creds[..], &[&image, "e"]].concat())
+        .failed(1, &["access denied", "403", "DENIED"]);
     assert_eq!(registry.token_requests().len(), 4);
     registry.clear_faults();
     registry.inject(Rule::new(Fault::status(403, "DENIED")));
@@ -197,7 +199,8 @@ fn requests_that_fail_together_share_one_new_token() {
     let (registry, built) = serve(RegistryOptions::auth(Auth::bearer_anonymous()));
     let reference = image(&registry).parse().unwrap();
     let observer = std::sync::Arc::new(ocipull::event::Silent);
-    let client = std::sync::Arc::new(Client::new(&reference, &Default::default(), observer).unwrap());
+    let client =
+        std::sync::Arc::new(Client::new(&reference, &Default::default(), observer).unwrap());
     let manifest: serde_json::Value = serde_json::from_slice(&built.manifest.bytes).unwrap();
     let config = &manifest["config"];
     let digest: oci_spec::image::Digest = config["digest"].as_str().unwrap().parse().unwrap();

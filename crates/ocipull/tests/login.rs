@@ -43,7 +43,10 @@ fn what_is_kept_is_found_again() {
         let kept = json(&config);
         // base64 of `alice:s3cret`
         assert_eq!(kept["auths"][&host]["auth"], "YWxpY2U6czNjcmV0");
-        assert_eq!((&kept["auths"]["quay.io"]["auth"], &kept["psFormat"]), (&json!("eDp5"), &json!("table")));
+        assert_eq!(
+            (&kept["auths"]["quay.io"]["auth"], &kept["psFormat"]),
+            (&json!("eDp5"), &json!("table"))
+        );
         assert_eq!(mode(&config), 0o600);
         place.run(&[&image, "d"]).succeeded();
         place.run(&["logout", &host]).succeeded().says("logged out of");
@@ -153,7 +156,10 @@ fn an_identity_token_is_changed_for_a_token() {
     let run = place.run(&["-v", "--authfile", "auth.json", &image, "d"]).succeeded();
     run.keeps_secret("id-s3cret");
     let asked = &registry.token_requests()[0];
-    assert_eq!((asked.method.as_str(), asked.grant_type.as_deref()), ("POST", Some("refresh_token")));
+    assert_eq!(
+        (asked.method.as_str(), asked.grant_type.as_deref()),
+        ("POST", Some("refresh_token"))
+    );
     assert_eq!(asked.scopes, ["repository:app:pull"]);
     assert!(registry.requests().iter().all(|r| !r.query.contains("id-s3cret")));
     file("id-wrong9");

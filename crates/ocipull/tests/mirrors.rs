@@ -36,7 +36,8 @@ fn a_line_of_configuration_serves_a_registry_from_elsewhere() {
         let place = Place::new();
         place.write(file, text);
         let run = place.run(&["k8s.gcr.io/pause:v1", "d"]).succeeded();
-        let says = format!("note: k8s.gcr.io/pause is served by {host} ({}", place.path("").display());
+        let says =
+            format!("note: k8s.gcr.io/pause is served by {host} ({}", place.path("").display());
         run.says(&says).says("pulled k8s.gcr.io/pause:v1@sha256:");
         let record = place.record("d");
         assert_eq!(record["canonicalReference"], "k8s.gcr.io/pause:v1");
@@ -188,7 +189,10 @@ fn a_short_name_may_stand_for_another() {
     let place = Place::new();
     place.write(
         "r.conf",
-        format!("[aliases]\napp = \"{}/team/app\"\n", registry.host().replace("127.0.0.1", "localhost")),
+        format!(
+            "[aliases]\napp = \"{}/team/app\"\n",
+            registry.host().replace("127.0.0.1", "localhost")
+        ),
     );
     let mut command = place.command(&["app:v1", "d"]);
     command.env("CONTAINERS_REGISTRIES_CONF", place.path("r.conf"));
@@ -248,7 +252,8 @@ fn what_a_registry_says_beside_is_shown_once() {
 #[test]
 fn nginx_serves_as_a_mirror_and_redirects_to_a_store() {
     let (registry, _) = serve(RegistryOptions::default());
-    let store = Nginx::start("", &format!("location / {{ proxy_pass http://{}; }}", registry.host()));
+    let store =
+        Nginx::start("", &format!("location / {{ proxy_pass http://{}; }}", registry.host()));
     let mirror = Nginx::start(
         "",
         &format!(
@@ -272,7 +277,8 @@ fn a_run_without_hosts_ends() {
     registry.inject(Rule::new(Fault::status(503, "UNAVAILABLE")));
     let reference = format!("{}/app:v1", registry.host()).parse().unwrap();
     let client =
-        ocipull::registry::Registry::new(&reference, &Default::default(), Arc::new(Silent)).unwrap();
+        ocipull::registry::Registry::new(&reference, &Default::default(), Arc::new(Silent))
+            .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut last = None;
     for _ in 0..10 {

@@ -116,7 +116,10 @@ fn hosts_toml_has_tls_files_of_its_own() {
     let ca = "ca = \"mirror.crt\"\nclient = \"both.pem\"\n";
     place.hosts_toml("quay.io", &format!("[host.\"{host}\"]\n{ca}"));
     place.run(&["quay.io/app:v1", "d"]).succeeded();
-    place.hosts_toml("quay.io", &format!("server = \"{host}\"\nskip_verify = true\nclient = \"both.pem\"\n"));
+    place.hosts_toml(
+        "quay.io",
+        &format!("server = \"{host}\"\nskip_verify = true\nclient = \"both.pem\"\n"),
+    );
     place.run(&["quay.io/app:v1", "e"]).succeeded();
     place.hosts_toml("quay.io", &format!("server = \"{host}\"\nclient = \"both.pem\"\n"));
     place.run(&["quay.io/app:v1", "f"]).failed(1, &["not trusted"]);
@@ -163,7 +166,8 @@ fn real_servers_with_a_private_ca_and_passwords() {
     place.write("cert.pem", &issued.cert_pem);
     place.write("key.pem", &issued.key_pem);
     // htpasswd -nbB alice s3cret
-    let htpasswd = std::process::Command::new("htpasswd").args(["-nbB", "alice", "s3cret"]).output();
+    let htpasswd =
+        std::process::Command::new("htpasswd").args(["-nbB", "alice", "s3cret"]).output();
     place.write("htpasswd", htpasswd.unwrap().stdout);
     let path = |name: &str| place.path(name).display().to_string();
     let registry = DockerRegistry::start_with(&format!(
@@ -174,7 +178,11 @@ fn real_servers_with_a_private_ca_and_passwords() {
     ));
     let host = registry.host();
     small_image().build().write_oci_layout(&place.path("layout"), "t");
-    registry.push(&format!("oci:{}:t", path("layout")), "team/app:v1", &["--dest-creds", "alice:s3cret"]);
+    registry.push(
+        &format!("oci:{}:t", path("layout")),
+        "team/app:v1",
+        &["--dest-creds", "alice:s3cret"],
+    );
 
     let image = format!("{host}/team/app:v1");
     place.run(&[&image, "d"]).failed(1, &["not trusted", AUTHORITY_NAME]);

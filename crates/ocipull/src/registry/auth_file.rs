@@ -126,9 +126,10 @@ impl AuthDocument {
 
     /// Whether it says anything about `host`.
     pub(crate) fn mentions(&self, host: &RegistryHost) -> bool {
-        ["auths", "credHelpers"].iter().filter_map(|name| self.section(name)).any(|section| {
-            section.keys().any(|key| normal_key(key, false) == host.as_str())
-        })
+        ["auths", "credHelpers"]
+            .iter()
+            .filter_map(|name| self.section(name))
+            .any(|section| section.keys().any(|key| normal_key(key, false) == host.as_str()))
     }
 
     fn section(&self, name: &str) -> Option<&Map<String, Value>> {

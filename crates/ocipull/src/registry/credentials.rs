@@ -258,7 +258,8 @@ mod tests {
         let path = dir.path().join("auth.json");
         let files = vec![AuthFile { path: path.clone(), required: true }];
         let sources = CredentialSources { login: None, files };
-        for text in [r#"{"auths":{"x":{"auth":"secret"#, r#"{"auths":{"x":{"auth":"secret!!!"}}}"#] {
+        for text in [r#"{"auths":{"x":{"auth":"secret"#, r#"{"auths":{"x":{"auth":"secret!!!"}}}"#]
+        {
             std::fs::write(&path, text).unwrap();
             let error = find(&sources, "x").unwrap_err().to_string();
             assert!(error.contains("auth.json") && !error.contains("secret"), "{error}");
@@ -300,7 +301,8 @@ mod tests {
     #[test]
     fn a_login_does_not_print_its_secret() {
         let login = |secret| Login { user: "u".into(), secret };
-        for secret in [Secret::Password("hunter2".into()), Secret::IdentityToken("hunter2".into())] {
+        for secret in [Secret::Password("hunter2".into()), Secret::IdentityToken("hunter2".into())]
+        {
             assert!(!format!("{:?} {secret:?}", login(secret.clone())).contains("hunter2"));
         }
     }

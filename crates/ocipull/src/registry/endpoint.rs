@@ -263,7 +263,7 @@ impl Endpoint {
                 let who = auth::who(state.found.as_ref());
                 RegistryError::Denied { method, url, who, status, words }
             }
-            404 => RegistryError::NotFound { method, url, words, missing: Missing::Unknown },
+            404 => RegistryError::NotFound { method, url, words, missing: Box::default() },
             _ => RegistryError::Status { method, url, status, words },
         }
     }

@@ -65,7 +65,7 @@ pub enum RegistryError {
     #[error("{method} {url}: not found{}: got status 404{}", what(missing), said(words))]
     NotFound {
         /// What it is that is not there.
-        missing: Missing,
+        missing: Box<Missing>,
         /// Of the request.
         method: &'static str,
         /// Of the request, without secrets.

@@ -6,10 +6,10 @@ use std::time::Instant;
 use oci_spec::image::Digest;
 use reqwest::header::HeaderValue;
 
-use super::endpoint::Endpoint;
-use super::error::{Cause, Missing, RegistryError};
-use super::transport::{Answer, Method};
 use super::Registry;
+use super::endpoint::Endpoint;
+use super::error::{Cause, RegistryError};
+use super::transport::{Answer, Method};
 use crate::event::Event;
 
 /// A host that failed, and with what.
@@ -81,8 +81,11 @@ impl Registry {
             let reason = ctsys::report::chain(error);
             let lasting = !may_pass(error);
             if endpoint.breaker.pass_over(Instant::now(), &reason, lasting) {
-                let notice =
-                    format!("{} failed: {reason}; asking {} now", describe(endpoint), serving.host.name);
+                let notice = format!(
+                    "{} failed: {reason}; asking {} now",
+                    describe(endpoint),
+                    serving.host.name
+                );
                 self.observer().observe(&Event::Notice(&notice));
             }
         }
@@ -127,7 +130,7 @@ impl Registry {
 async fn explained(endpoint: &Endpoint, path: &str, error: RegistryError) -> RegistryError {
     match (path.strip_prefix("manifests/"), error) {
         (Some(selector), RegistryError::NotFound { method, url, words, .. }) => {
-            let missing: Missing = endpoint.missing(selector).await;
+            let missing = Box::new(endpoint.missing(selector).await);
             RegistryError::NotFound { missing, method, url, words }
         }
         (_, error) => error,
@@ -138,9 +141,10 @@ async fn explained(endpoint: &Endpoint, path: &str, error: RegistryError) -> Reg
 /// the image, the user or the configuration.
 fn may_pass(error: &RegistryError) -> bool {
     match error {
-        RegistryError::Unreachable { cause: Cause::UnknownIssuer(_) | Cause::Certificate(_), .. } => {
-            false
-        }
+        RegistryError::Unreachable {
+            cause: Cause::UnknownIssuer(_) | Cause::Certificate(_),
+            ..
+        } => false,
         RegistryError::Unreachable { .. } | RegistryError::Broken { .. } => true,
         RegistryError::Status { status, .. } => matches!(status, 408 | 429 | 500..),
         _ => false,

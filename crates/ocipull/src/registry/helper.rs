@@ -163,7 +163,9 @@ mod tests {
     #[test]
     fn passwords_and_identity_tokens() {
         let script = |user: &str| {
-            format!(r#"read s; echo "{{\"ServerURL\":\"$s\",\"Username\":\"{user}\",\"Secret\":\"x\"}}""#)
+            format!(
+                r#"read s; echo "{{\"ServerURL\":\"$s\",\"Username\":\"{user}\",\"Secret\":\"x\"}}""#
+            )
         };
         let found = run(&script("alice"), TIME_LIMIT).unwrap().unwrap();
         assert_eq!((found.user.as_str(), found.secret), ("alice", Secret::Password("x".into())));

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderName, HeaderValue};
 
-use super::config::{ApiUrl, Capabilities, ConfiguredHost, ConfiguredRegistry, HostsToml, TlsFiles};
+use super::config::{
+    ApiUrl, Capabilities, ConfiguredHost, ConfiguredRegistry, HostsToml, TlsFiles,
+};
 use crate::host::RegistryHost;
 use crate::reference::ImageReference;
 

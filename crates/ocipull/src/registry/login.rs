@@ -86,9 +86,7 @@ pub async fn store(
 pub async fn forget(file: &Path, registry: &RegistryHost) -> Result<bool, CredentialError> {
     let Some(mut document) = open(file, false)? else { return Ok(false) };
     let kept = match document.helper(registry) {
-        Some(call) => {
-            ask(file, &call, async |helper, server| helper.erase(server).await).await?
-        }
+        Some(call) => ask(file, &call, async |helper, server| helper.erase(server).await).await?,
         None => false,
     };
     let stood = document.remove(registry);

@@ -132,7 +132,10 @@ impl Transport {
             Method::Post => client.post(ask.url.clone()),
         };
         for (name, value) in ask.headers.iter() {
-            request = request.header(name, value);
+            // What was asked for by a challenge counts more.
+            if *name != AUTHORIZATION || ask.authorization.is_none() {
+                request = request.header(name, value);
+            }
         }
         if let Some(form) = &ask.form {
             request = request.header(CONTENT_TYPE, FORM_TYPE).body(form.clone());

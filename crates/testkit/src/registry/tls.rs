@@ -30,7 +30,9 @@ pub(crate) fn make(client_certs: bool) -> Tls {
         false => builder.with_no_client_auth(),
         true => {
             let mut roots = RootCertStore::empty();
-            roots.add(CertificateDer::from_pem_slice(authority.ca_pem.as_bytes()).unwrap()).unwrap();
+            roots
+                .add(CertificateDer::from_pem_slice(authority.ca_pem.as_bytes()).unwrap())
+                .unwrap();
             let verifier =
                 WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
             builder.with_client_cert_verifier(verifier.unwrap())

@@ -119,7 +119,10 @@ mod tests {
     #[test]
     fn mistakes_have_a_line_and_a_key() {
         let mistake = |text: &str| parse(text, |root| root.flag("a")).unwrap_err();
-        assert_eq!(mistake("\n\na = 3\n"), Mistake { line: 3, reason: "a: want true or false".into() });
+        assert_eq!(
+            mistake("\n\na = 3\n"),
+            Mistake { line: 3, reason: "a: want true or false".into() }
+        );
         let broken = mistake("a = true\nb = \"x\n");
         assert_eq!(broken.line, 2, "{broken:?}");
         assert!(broken.reason.starts_with("no TOML: "), "{broken:?}");

@@ -201,7 +201,8 @@ impl ConfigSources {
         let mut files = TlsFiles::default();
         let folders = self.certs.iter().map(|root| root.join(host.as_str()));
         // containerd's folder counts as one of docker's where it has no hosts.toml.
-        let containerd = self.containerd_folder(host).filter(|dir| !dir.join("hosts.toml").exists());
+        let containerd =
+            self.containerd_folder(host).filter(|dir| !dir.join("hosts.toml").exists());
         for folder in folders.chain(containerd) {
             let names = names(&folder)?;
             files.add(certs::of_folder(&folder, &names).map_err(|(name, lacks)| {
@@ -223,7 +224,8 @@ fn invalid(path: &Path, Mistake { line, reason }: Mistake) -> ConfigError {
 
 /// A text file's content; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<String>, ConfigError> {
-    let unusable = |reason: &str| ConfigError::Unusable { path: path.into(), reason: reason.into() };
+    let unusable =
+        |reason: &str| ConfigError::Unusable { path: path.into(), reason: reason.into() };
     match read_bytes(path) {
         Ok(bytes) => match String::from_utf8(bytes) {
             Ok(text) => Ok(Some(text)),
@@ -306,7 +308,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join(".config/containers");
         write(dir.join("registries.conf"), "[aliases]\napp = \"a.example/app\"\n");
-        let drop_in = |name: &str, text: &str| write(dir.join("registries.conf.d").join(name), text);
+        let drop_in =
+            |name: &str, text: &str| write(dir.join("registries.conf.d").join(name), text);
         drop_in("10-b.conf", "[aliases]\napp = \"b.example/app\"\nmine = \"b.example/mine\"\n");
         drop_in("000-shortnames.conf", "[aliases]\nmine = \"x.example/x\"\ncentos = \"x.y/z\"\n");
         drop_in("20-c.conf.bak", "rubbish");

@@ -138,11 +138,7 @@ fn mirror(whole: Value<'_>, section: Section<'_>, digest_only: bool) -> Result<M
             _ => return Err(value.wrong("want \"all\", \"digest-only\" or \"tag-only\"")),
         },
     };
-    Ok(Mirror {
-        location: location(at, at.string()?)?,
-        insecure: section.flag("insecure")?,
-        pull,
-    })
+    Ok(Mirror { location: location(at, at.string()?)?, insecure: section.flag("insecure")?, pull })
 }
 
 fn location(value: Value<'_>, text: &str) -> Result<Location, Mistake> {
@@ -182,7 +178,8 @@ fn aliases(root: Section<'_>, file: &Path) -> Result<Vec<Alias>, Mistake> {
         .map(|entry| {
             let full = entry.string()?;
             let host = full.split('/').next().unwrap_or_default();
-            if !full.is_empty() && !(host.contains(['.', ':']) || host == "localhost") {
+            let is_host = host.contains(['.', ':']) || host == "localhost";
+            if !full.is_empty() && !is_host {
                 return Err(entry.wrong("want a name with its registry, as in quay.io/org/app"));
             }
             let (short, full) = (entry.name.to_owned(), full.to_owned());
