@@ -180,17 +180,42 @@ fn a_registry_that_asks_nobody_is_told_about() {
 fn a_password_is_asked_for_without_being_shown() {
     let (registry, _) = serve(RegistryOptions::auth(Auth::basic("alice", "s3cret")));
     let place = Place::new();
-    // util-linux's script gives the program a terminal of its own; an answer is typed when asked for.
-    let feed = "until grep -qs 'user name: ' shown; do sleep 0.02; done; echo alice; \
-                until grep -qs 'password of alice: ' shown; do sleep 0.02; done; echo s3cret";
     let login = format!("{} login {}", env!("CARGO_BIN_EXE_ocipull"), registry.host());
-    let inner = format!("({feed}) | script --quiet --return --flush --command '{login}' shown");
+    let typed = [("user name: ", "alice\\n"), ("password of alice: ", "s3cret\\n")];
+    let shown = on_a_terminal(&place, &login, &typed);
+    assert!(shown.contains("logged in to"), "{shown}");
+    let after_prompt = shown.split("password of alice: ").nth(1).unwrap();
+    assert!(!after_prompt.contains("s3cret"), "{shown}");
+}
+
+/// What the program shows on a terminal of its own, which util-linux's script gives it. Each text is
+/// typed once its prompt is there.
+fn on_a_terminal(place: &Place, program: &str, typed: &[(&str, &str)]) -> String {
+    let feed: Vec<String> = typed
+        .iter()
+        .map(|(prompt, text)| {
+            format!("until grep -qs '{prompt}' shown; do sleep 0.02; done; printf '{text}'")
+        })
+        .collect();
+    let inner = format!(
+        "({}) | script --quiet --return --flush --command \"{program}\" shown",
+        feed.join("; ")
+    );
     let mut command = std::process::Command::new("sh");
     command.args(["-c", &inner]).current_dir(place.path("")).env_clear();
     command.env("HOME", place.path("")).env("PATH", "/usr/bin:/bin");
     testkit::programs::Run::new(command).finish().assert_success();
-    let shown = std::fs::read_to_string(place.path("shown")).unwrap();
-    assert!(shown.contains("logged in to"), "{shown}");
-    let after_prompt = shown.split("password of alice: ").nth(1).unwrap();
-    assert!(!after_prompt.contains("s3cret"), "{shown}");
+    std::fs::read_to_string(place.path("shown")).unwrap()
+}
+
+#[test]
+fn giving_up_leaves_the_terminal_as_it_was() {
+    let (place, ocipull) = (Place::new(), env!("CARGO_BIN_EXE_ocipull"));
+    place.write(
+        "run",
+        format!("trap : INT\n{ocipull} login -u alice r.example\necho code $?; stty -a; exit 0\n"),
+    );
+    let shown = on_a_terminal(&place, "exec sh run", &[("password of alice: ", "\\003")]);
+    assert!(shown.contains("code 130"), "ended by SIGINT: {shown}");
+    assert!(shown.contains(" echo ") && !shown.contains("-echo "), "{shown}");
 }

@@ -236,3 +236,76 @@ fn settings(host: &mut Host, configured: &ConfiguredHost) {
     host.headers.clone_from(&configured.headers);
     host.dial_timeout = configured.dial_timeout;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::ConfigSources;
+    use super::*;
+
+    /// The hosts for `image`, as `scheme host api-path repository ns`.
+    fn list(image: &str, mirrors: &[&str], toml: &str, conf: &str) -> Vec<String> {
+        let home = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = home.path().join(".config").join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("containerd/certs.d/_default/hosts.toml", toml);
+        write("containers/registries.conf", conf);
+        let sources = ConfigSources::of_user(|name| (name == "HOME").then(|| home.path().into()));
+        let reference: ImageReference = image.parse().unwrap();
+        let mirrors: Vec<RegistryHost> = mirrors.iter().map(|m| m.parse().unwrap()).collect();
+        let toml = sources.hosts_toml(reference.registry()).unwrap();
+        let conf = sources.registries().unwrap();
+        let name = format!("{}/{}", reference.registry(), reference.repository());
+        let said = Said {
+            mirrors: &mirrors,
+            hosts_toml: toml.as_ref().map(|(path, toml)| (path.as_path(), toml)),
+            registries_conf: conf.find(&name),
+            ..Said::default()
+        };
+        let shown = |host: &Host| {
+            let Host { scheme, name, api_path, repository, namespace, .. } = host;
+            let namespace = namespace.as_deref().unwrap_or("-");
+            format!("{scheme:?} {name} {api_path} {repository} {namespace}")
+        };
+        hosts(&reference, &said).iter().map(shown).collect()
+    }
+
+    #[test]
+    fn without_a_word_it_is_the_registry() {
+        assert_eq!(list("app", &[], "", ""), ["Https docker.io /v2 library/app -"]);
+        assert_eq!(list("localhost:5000/a", &[], "", ""), ["Either localhost:5000 /v2 a -"]);
+    }
+
+    #[test]
+    fn every_source_has_its_place_and_meaning() {
+        let toml = "[host.\"https://b.example/x\"]\n[host.\"https://c.example\"]\n";
+        let conf = "[[registry]]\nprefix = \"quay.io/team\"\nlocation = \"e.example/t\"\n\
+                    [[registry.mirror]]\nlocation = \"d.example\"\ninsecure = true\n";
+        assert_eq!(
+            list("quay.io/team/app", &["a.example"], toml, conf),
+            [
+                "Https a.example /v2 team/app quay.io",
+                "Https b.example /x/v2 team/app quay.io",
+                "Https c.example /v2 team/app quay.io",
+                "Either d.example /v2 app -",
+                "Https e.example /v2 t/app -",
+            ]
+        );
+        // containerd's server wins over podman's location.
+        let toml = "server = \"https://s.example\"\n";
+        let hosts = list("quay.io/team/app", &[], toml, conf);
+        assert_eq!(hosts.last().unwrap(), "Https s.example /v2 team/app quay.io");
+    }
+
+    #[test]
+    fn the_registry_itself_is_no_mirror() {
+        // docker.io under the name by which it answers, and a host that is named twice.
+        let toml = "[host.\"https://registry-1.docker.io\"]\n[host.\"https://m.example\"]\n";
+        assert_eq!(
+            list("app", &["docker.io", "m.example"], toml, ""),
+            ["Https docker.io /v2 library/app -", "Https m.example /v2 library/app docker.io",]
+        );
+    }
+}

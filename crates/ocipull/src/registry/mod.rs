@@ -10,6 +10,7 @@
 //! target       what may be asked of a URL, and how it is shown
 //! dns          host name -> addresses
 //! tls          CAs and client certificates of a host
+//! client       the HTTP clients, one for each TLS set-up
 //! notices      what a registry says beside its answers
 //! transport    one request with its redirects -> an answer, told to the observer
 //! auth         a 401 -> Authorization
@@ -23,6 +24,7 @@ mod auth;
 mod auth_file;
 mod breaker;
 mod challenge;
+mod client;
 mod config;
 mod credentials;
 mod dns;

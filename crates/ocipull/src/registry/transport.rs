@@ -2,7 +2,7 @@
 //!
 //! Every exchange is told to the observer; retries and resume will have their place here too.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,17 +13,13 @@ use reqwest::header::{
 use reqwest::tls::TlsInfo;
 use url::Url;
 
-use super::dns::Resolver;
+use super::client::{CONNECT_TIMEOUT, ClientKind, Clients, STALL_TIMEOUT};
 use super::error::{Cause, Problem, RegistryError};
 use super::notices::Notices;
 use super::target::{authority, is_link_local, is_loopback, same_origin, shown};
 use super::tls::Tls;
 use crate::event::{Event, Exchange, Observer};
 
-/// How long a connection may take to be made, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing may come on a connection before it counts as broken.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often one request may be redirected; registries use one or two.
 const MAX_REDIRECTS: usize = 10;
 /// Longest header value that is kept to be shown, in bytes.
@@ -70,35 +66,16 @@ pub(crate) struct Ask {
     pub(crate) foreign: bool,
 }
 
-/// Makes and keeps the HTTP clients.
+/// Sends requests, and tells what becomes of them.
 pub(crate) struct Transport {
     observer: Arc<dyn Observer>,
-    resolver: Arc<Resolver>,
     notices: Notices,
-    /// Made when first needed, as reading the system's CAs takes longer than a second pull should.
-    clients: Mutex<Vec<(ClientKind, reqwest::Client)>>,
-}
-
-/// What tells two HTTP clients apart.
-#[derive(Clone, PartialEq, Eq)]
-struct ClientKind {
-    /// Without proxies: they would look for their own loopback.
-    direct: bool,
-    /// Without TLS no CA needs to be read.
-    https: bool,
-    tls: Arc<Tls>,
-    /// Whether the server's certificate is kept to be looked at.
-    inspects: bool,
+    clients: Clients,
 }
 
 impl Transport {
     pub(crate) fn new(observer: Arc<dyn Observer>) -> Self {
-        Self {
-            observer,
-            resolver: Arc::default(),
-            notices: Notices::default(),
-            clients: Mutex::default(),
-        }
+        Self { observer, notices: Notices::default(), clients: Clients::default() }
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
@@ -125,7 +102,7 @@ impl Transport {
 
     /// One request, one answer; redirects are answers.
     pub(crate) async fn exchange(&self, ask: &Ask) -> Result<Answer, RegistryError> {
-        let client = self.client(ClientKind::of(ask, false))?;
+        let client = self.clients.get(ClientKind::of(&ask.url, &ask.tls))?;
         let mut request = match ask.method {
             Method::Head => client.head(ask.url.clone()),
             Method::Get => client.get(ask.url.clone()),
@@ -186,63 +163,13 @@ impl Transport {
         let url = ask.url.join("/v2/").ok()?;
         let (headers, form, authorization) = (Arc::default(), None, None);
         let ask = Ask { url, tls: Arc::new(tls), headers, form, authorization, ..ask.clone() };
-        let client = self.client(ClientKind::of(&ask, true)).ok()?;
+        let kind = ClientKind::of(&ask.url, &ask.tls).inspecting();
+        let client = self.clients.get(kind).ok()?;
         let response = client.head(ask.url).timeout(CONNECT_TIMEOUT).send().await.ok()?;
         let certificate = response.extensions().get::<TlsInfo>()?.peer_certificate()?;
         let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
         let name = certificate.issuer().to_string();
         Some(name.chars().take(MAX_SHOWN_HEADER_BYTES).collect())
-    }
-
-    fn client(&self, kind: ClientKind) -> Result<reqwest::Client, RegistryError> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, client)) = clients.iter().find(|(known, _)| *known == kind) {
-            return Ok(client.clone());
-        }
-        let made = kind.make(&self.resolver)?;
-        clients.push((kind, made.clone()));
-        Ok(made)
-    }
-}
-
-impl ClientKind {
-    fn of(ask: &Ask, inspects: bool) -> Self {
-        let https = ask.url.scheme() == "https";
-        Self { direct: is_loopback(&ask.url), https, tls: Arc::clone(&ask.tls), inspects }
-    }
-
-    fn make(&self, resolver: &Arc<Resolver>) -> Result<reqwest::Client, RegistryError> {
-        let failed = |e| RegistryError::Tls(Cause::of(e, CONNECT_TIMEOUT));
-        let mut roots = Vec::new();
-        for pem in self.tls.roots.iter().filter(|_| self.https) {
-            roots.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(failed)?);
-        }
-        if !self.https {
-            return self.builder(resolver)?.tls_certs_only(roots).build().map_err(failed);
-        }
-        let with_systems = self.builder(resolver)?.tls_certs_merge(roots.clone()).build();
-        // A machine without CA certificates can still pull without TLS; with it, the handshake
-        // will say that the issuer is unknown.
-        with_systems
-            .or_else(|_| self.builder(resolver)?.tls_certs_only(roots).build().map_err(failed))
-    }
-
-    fn builder(&self, resolver: &Arc<Resolver>) -> Result<reqwest::ClientBuilder, RegistryError> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("ocipull/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(self.tls.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
-            .read_timeout(STALL_TIMEOUT)
-            .tls_danger_accept_invalid_certs(self.tls.skip_verify)
-            .tls_info(self.inspects)
-            .dns_resolver(Arc::clone(resolver));
-        if let Some(pem) = self.tls.identity.as_ref().filter(|_| self.https) {
-            let identity = reqwest::Identity::from_pem(pem)
-                .map_err(|e| RegistryError::Tls(Cause::of(e, CONNECT_TIMEOUT)))?;
-            builder = builder.identity(identity);
-        }
-        Ok(if self.direct { builder.no_proxy() } else { builder })
     }
 }
 

@@ -1,0 +1,97 @@
+//! The HTTP clients: one for each way in which connections are made.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use url::Url;
+
+use super::dns::Resolver;
+use super::error::{Cause, RegistryError};
+use super::target::is_loopback;
+use super::tls::Tls;
+
+/// How long a connection may take to be made, TLS included.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long nothing may come on a connection before it counts as broken.
+pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Makes and keeps HTTP clients. Each is made when first needed, as reading the system's CAs takes
+/// longer than a second pull should.
+#[derive(Default)]
+pub(crate) struct Clients {
+    resolver: Arc<Resolver>,
+    made: Mutex<Vec<(ClientKind, reqwest::Client)>>,
+}
+
+/// What tells two HTTP clients apart.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ClientKind {
+    /// Without proxies: they would look for their own loopback.
+    direct: bool,
+    /// Without TLS no CA needs to be read.
+    https: bool,
+    tls: Arc<Tls>,
+    /// Whether the server's certificate is kept to be looked at.
+    inspects: bool,
+}
+
+impl Clients {
+    /// The client of this kind.
+    pub(crate) fn get(&self, kind: ClientKind) -> Result<reqwest::Client, RegistryError> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = made.iter().find(|(known, _)| *known == kind) {
+            return Ok(client.clone());
+        }
+        let client = kind.make(&self.resolver)?;
+        made.push((kind, client.clone()));
+        Ok(client)
+    }
+}
+
+impl ClientKind {
+    /// For requests to `url`.
+    pub(crate) fn of(url: &Url, tls: &Arc<Tls>) -> Self {
+        let https = url.scheme() == "https";
+        Self { direct: is_loopback(url), https, tls: Arc::clone(tls), inspects: false }
+    }
+
+    /// The same, with the server's certificate to be looked at.
+    pub(crate) fn inspecting(self) -> Self {
+        Self { inspects: true, ..self }
+    }
+
+    fn make(&self, resolver: &Arc<Resolver>) -> Result<reqwest::Client, RegistryError> {
+        if !self.https {
+            return self.builder(resolver)?.tls_certs_only([]).build().map_err(unusable);
+        }
+        let mut roots = Vec::new();
+        for pem in &self.tls.roots {
+            roots.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(unusable)?);
+        }
+        let with_systems = self.builder(resolver)?.tls_certs_merge(roots.clone()).build();
+        // A machine without CA certificates can still pull without TLS; with it, the handshake
+        // will say that the issuer is unknown.
+        with_systems
+            .or_else(|_| self.builder(resolver)?.tls_certs_only(roots).build().map_err(unusable))
+    }
+
+    fn builder(&self, resolver: &Arc<Resolver>) -> Result<reqwest::ClientBuilder, RegistryError> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("ocipull/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(self.tls.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
+            .read_timeout(STALL_TIMEOUT)
+            .tls_danger_accept_invalid_certs(self.tls.skip_verify)
+            .tls_info(self.inspects)
+            .dns_resolver(Arc::clone(resolver));
+        if let Some(pem) = self.tls.identity.as_ref().filter(|_| self.https) {
+            builder = builder.identity(reqwest::Identity::from_pem(pem).map_err(unusable)?);
+        }
+        Ok(if self.direct { builder.no_proxy() } else { builder })
+    }
+}
+
+fn unusable(error: reqwest::Error) -> RegistryError {
+    RegistryError::Tls(Cause::of(error, CONNECT_TIMEOUT))
+}
