@@ -219,3 +219,28 @@ fn giving_up_leaves_the_terminal_as_it_was() {
     assert!(shown.contains("code 130"), "ended by SIGINT: {shown}");
     assert!(shown.contains(" echo ") && !shown.contains("-echo "), "{shown}");
 }
+
+#[test]
+fn logins_at_the_same_time_are_all_kept() {
+    let place = Place::new();
+    place.write("password", "s3cret");
+    let registries: Vec<Registry> = (0..8)
+        .map(|_| Registry::start(RegistryOptions::auth(Auth::basic("alice", "s3cret"))))
+        .collect();
+    let running: Vec<_> = registries
+        .iter()
+        .map(|registry| {
+            let host = registry.host();
+            let mut command = place.command(&["login", "-u", "alice", "--password-stdin", &host]);
+            command.stdin(std::fs::File::open(place.path("password")).unwrap());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for mut child in running {
+        assert!(child.wait().unwrap().success());
+    }
+    let kept = json(&place.path(".docker/config.json"));
+    for registry in &registries {
+        assert!(kept["auths"][registry.host()]["auth"].is_string(), "{kept}");
+    }
+}

@@ -442,7 +442,9 @@ fn unreachable_hint(cause: &Cause, host: &str) -> String {
         Cause::PlainHttp | Cause::NotTls(_) => {
             "if the registry has no TLS, say --plain-http".into()
         }
-        _ => format!("check that the registry runs and that {host} is its address"),
+        _ => format!(
+            "check that the registry runs, that {host} is its address, and HTTPS_PROXY if it is set"
+        ),
     }
 }
 

@@ -1,9 +1,12 @@
 //! Logging in and out: a login is tried at the registry, then kept where docker and podman find it.
 
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use nix::fcntl::{Flock, FlockArg};
 
 use super::auth_file::AuthDocument;
 use super::credentials::{AuthFile, CredentialError, CredentialSources, Login, ask, open};
@@ -64,6 +67,7 @@ pub async fn store(
     registry: &RegistryHost,
     login: &Login,
 ) -> Result<Keeper, CredentialError> {
+    let _lock = lock(file)?;
     let mut document = open(file, false)?.unwrap_or_default();
     let malformed = |reason| CredentialError::Malformed { path: file.to_path_buf(), reason };
     match document.helper(registry) {
@@ -84,7 +88,11 @@ pub async fn store(
 /// Forgets what `file`, or the credential helper that it names, keeps for `registry`. Whether there
 /// was something.
 pub async fn forget(file: &Path, registry: &RegistryHost) -> Result<bool, CredentialError> {
-    let Some(mut document) = open(file, false)? else { return Ok(false) };
+    if open(file, false)?.is_none() {
+        return Ok(false);
+    }
+    let _lock = lock(file)?;
+    let mut document = open(file, false)?.unwrap_or_default();
     let kept = match document.helper(registry) {
         Some(call) => ask(file, &call, async |helper, server| helper.erase(server).await).await?,
         None => false,
@@ -100,23 +108,34 @@ pub async fn forget(file: &Path, registry: &RegistryHost) -> Result<bool, Creden
 /// other.
 fn write(file: &Path, document: &AuthDocument) -> Result<(), CredentialError> {
     let failed = |source| CredentialError::Write { path: file.to_path_buf(), source };
-    // A link, as dotfiles are often kept, stays one.
-    let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
-    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(DIRECTORY_MODE)
-        .create(parent)
-        .map_err(failed)?;
+    let (target, parent) = target(file);
     let temporary = Temporary(parent.join(format!(".ocipull-auth.{}", std::process::id())));
     // One with this name is what is left of a process of old that had the same id.
     let _ = std::fs::remove_file(&temporary.0);
-    let opened =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temporary.0);
+    let opened = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temporary.0);
     let mut opened = opened.map_err(failed)?;
     opened.write_all(&document.to_bytes()).and_then(|()| opened.sync_all()).map_err(failed)?;
     std::fs::rename(&temporary.0, &target).map_err(failed)
+}
+
+/// Holds others off who log in at the same time, until it is dropped: each puts its entry beside
+/// what it read. Makes the directory where there is none.
+fn lock(file: &Path) -> Result<Option<Flock<File>>, CredentialError> {
+    let failed = |source| CredentialError::Write { path: file.to_path_buf(), source };
+    let (_, parent) = target(file);
+    let mut directory = DirBuilder::new();
+    directory.recursive(true).mode(DIRECTORY_MODE).create(&parent).map_err(failed)?;
+    let opened = File::open(&parent).map_err(failed)?;
+    // Where the file system knows no locks, the last one wins.
+    Ok(Flock::lock(opened, FlockArg::LockExclusive).ok())
+}
+
+/// The file that is written, and its directory. A link, as dotfiles are often kept, stays one.
+fn target(file: &Path) -> (PathBuf, PathBuf) {
+    let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new(".")).to_path_buf();
+    (target, parent)
 }
 
 /// A file that is removed unless it was renamed.
