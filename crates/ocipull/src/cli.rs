@@ -10,7 +10,8 @@ use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
 use ocipull::reference::{ImageReference, ReferenceError};
 use ocipull::registry::{
-    ConfigSources, CredentialSources, ExpandError, Login, RegistryOptions, Secret, default_files,
+    AuthFile, ConfigSources, CredentialSources, ExpandError, Login, RegistryOptions, Secret,
+    default_files,
 };
 
 use crate::login::{LoginTask, LogoutTask, TypedLogin, TypedLogout};
@@ -96,7 +97,8 @@ struct TypedPull {
 
 #[derive(Debug, Args)]
 struct TypedRegistry {
-    /// Ask this registry first, as a mirror of the image's own; several are asked in turn
+    /// Ask this registry first, as a mirror of the image's own; several, given one by one or
+    /// separated by commas, are asked in turn
     #[arg(long, value_name = "HOST[:PORT]", env = "OCIPULL_MIRROR", value_delimiter = ',')]
     mirror: Vec<String>,
     /// Log in to the image's registry; without PASS the password is read from standard input
@@ -303,13 +305,15 @@ impl TypedAccess {
             plain_http: self.plain_http,
             insecure: self.insecure,
             ca_pem: self.ca_cert.as_deref().map(read_ca).transpose()?,
-            credentials: CredentialSources {
-                login: None,
-                files: default_files(self.authfile.as_deref(), variable),
-            },
+            credentials: CredentialSources { login: None, files: auth_files(self.authfile) },
             config: ConfigSources::of_user(variable),
         })
     }
+}
+
+/// The credential files that count, `named` alone if it is given.
+pub(crate) fn auth_files(named: Option<PathBuf>) -> Vec<AuthFile> {
+    default_files(named.as_deref(), |name| std::env::var_os(name).map(PathBuf::from))
 }
 
 /// An absolute path that ends in a name. Not the current directory: another one takes the place of

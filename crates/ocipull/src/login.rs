@@ -7,9 +7,9 @@ use clap::Args;
 use ctsys::report::Explain;
 use ocipull::host::{DEFAULT_REGISTRY, RegistryHost};
 use ocipull::registry::login::{self, Keeper};
-use ocipull::registry::{CredentialError, Login, RegistryError, RegistryOptions, Secret};
+use ocipull::registry::{AuthFile, CredentialError, Login, RegistryError, RegistryOptions, Secret};
 
-use crate::cli::{CliError, Output, TypedAccess};
+use crate::cli::{CliError, Output, TypedAccess, auth_files};
 use crate::password;
 use crate::progress::Display;
 
@@ -38,8 +38,9 @@ pub(crate) struct TypedLogout {
     /// HOST[:PORT] of the registry
     #[arg(value_name = "REGISTRY", default_value = DEFAULT_REGISTRY)]
     registry: String,
-    #[command(flatten)]
-    access: TypedAccess,
+    /// Credentials in docker's or podman's form [default: their own files]
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
 }
 
 /// Who is to be logged in where.
@@ -55,7 +56,7 @@ pub(crate) struct LoginTask {
 #[derive(Debug)]
 pub(crate) struct LogoutTask {
     registry: RegistryHost,
-    options: RegistryOptions,
+    files: Vec<AuthFile>,
 }
 
 /// Why a login was not had, or not forgotten.
@@ -119,7 +120,7 @@ impl TypedLogin {
 impl TypedLogout {
     pub(crate) fn meaning(self) -> Result<LogoutTask, CliError> {
         let registry = self.registry.parse().map_err(CliError::Registry)?;
-        Ok(LogoutTask { registry, options: self.access.meaning()? })
+        Ok(LogoutTask { registry, files: auth_files(self.authfile) })
     }
 }
 
@@ -151,8 +152,7 @@ impl LoginTask {
 
 impl LogoutTask {
     pub(crate) async fn run(&self) -> Result<(), LoginError> {
-        let Self { registry, options } = self;
-        let files = &options.credentials.files;
+        let Self { registry, files } = self;
         let mut forgotten: Vec<PathBuf> = Vec::new();
         for file in files {
             if login::forget(&file.path, registry).await.map_err(LoginError::Forget)? {

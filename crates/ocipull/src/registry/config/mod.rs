@@ -319,6 +319,40 @@ mod tests {
         assert!(conf.expand("centos").is_none());
     }
 
+    /// Files that are cut off or damaged at any place end in a result or a mistake with a line.
+    #[test]
+    fn rubbish_is_a_mistake_and_no_more() {
+        let hosts = "server = \"https://a.example/x\"\ndial_timeout = \"1m30s\"\n\
+                     [host.\"https://[::1]:5000\"]\ncapabilities = [\"pull\"]\n\
+                     client = [[\"a\", \"b\"]]\nca = \"c\"\n\
+                     [host.\"https://[::1]:5000\".header]\nx = [\"y\", \"z\"]\n";
+        let registries = "unqualified-search-registries = [\"a.b\"]\n[aliases]\n\"a\" = \"b.c/d\"\n\
+                          [[registry]]\nprefix = \"*.a.b\"\nlocation = \"c.d:5/e\"\n\
+                          [[registry.mirror]]\nlocation = \"x/y\"\npull-from-mirror = \"all\"\n";
+        let check = |text: &str| {
+            let _ = hosts_toml::parse(text, Path::new("/d"));
+            if let Ok(conf) = registries_conf::parse(text, Path::new("/r")) {
+                for name in ["x.a.b/n", "x.a.b:1/n", "c.d:5/e", "c.d:5/e/f"] {
+                    if let Some(found) = conf.find(name)
+                        && let Some(location) = &found.location
+                    {
+                        found.rewritten(name, location);
+                    }
+                }
+            }
+        };
+        for seed in [hosts, registries] {
+            assert!(hosts_toml::parse(hosts, Path::new("/d")).is_ok());
+            assert!(registries_conf::parse(registries, Path::new("/r")).is_ok());
+            for at in 0..seed.len() {
+                check(&seed[..at]);
+                for with in ["", "\"", "[", "/", ":", "*", "=", "\n", "é", "9", "."] {
+                    check(&format!("{}{with}{}", &seed[..at], &seed[at + 1..]));
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_file_that_is_named_must_be_there() {
         let sources = ConfigSources::of_user(|name| {
