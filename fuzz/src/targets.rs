@@ -200,7 +200,8 @@ pub fn decompress(data: &[u8]) {
 
 /// `None` for an error; of long streams the start.
 fn decompressed(blob: &mut (dyn Read + Send)) -> Option<Vec<u8>> {
-    let stream = ocipull::decompress::open("application/vnd.oci.image.layer.v1.tar+gzip", blob);
+    let stream =
+        ocipull::decompress::open("application/vnd.oci.image.layer.v1.tar+gzip", blob, 200);
     let mut output = Vec::new();
     stream.ok()?.take(1 << 20).read_to_end(&mut output).ok()?;
     Some(output)
@@ -307,7 +308,7 @@ pub fn layer(data: &[u8]) {
     let beside = scratch.path().join("beside");
     std::fs::write(&beside, "untouched").unwrap();
     let dest = scratch.path().join("dest");
-    let options = ApplyOptions { ownership: Ownership::Root, force: false };
+    let options = ApplyOptions::new(Ownership::Root, false);
     let mut staging = Staging::create(&dest, options).unwrap();
     apply(&mut staging, LOWER).unwrap();
     let applied = apply(&mut staging, data);

@@ -21,7 +21,7 @@ use crate::error::{Context, Result, SysError};
 
 /// Directories below each other that [`remove_at`] holds open at once. A deeper one is moved up
 /// first, so that a tree of any depth is removed with few descriptors and little stack.
-const MAX_REMOVE_DEPTH: usize = 24;
+const MAX_REMOVE_DEPTH: usize = 8;
 
 /// The permission of a directory that is being filled: its owner's alone, whatever it will be.
 const WORKING_DIR_MODE: u32 = 0o700;
@@ -244,6 +244,13 @@ pub fn remove_dir_at(dir: impl AsFd, name: &[u8]) -> Result<()> {
 pub fn rename_at(dir: impl AsFd, from: &[u8], to: &[u8]) -> Result<()> {
     nix::fcntl::renameat(&dir, from, &dir, to)
         .call("renameat", || format!("{}, {}", shown(&dir, from), shown(&dir, to)))
+}
+
+/// Moves `from` in `from_dir` to `to` in `to_dir`, on the same file system. Two names of one file
+/// stay as they are, both of them (rename(2)).
+pub fn move_at(from_dir: impl AsFd, from: &[u8], to_dir: impl AsFd, to: &[u8]) -> Result<()> {
+    nix::fcntl::renameat(&from_dir, from, &to_dir, to)
+        .call("renameat", || format!("{}, {}", shown(&from_dir, from), shown(&to_dir, to)))
 }
 
 /// Exchanges `one` and `other`, both in `dir`, in one step.

@@ -62,7 +62,7 @@ fn unpack(
     let manifest = ImageManifest::from_file(blob(layout, found))?;
     let config = ImageConfiguration::from_file(blob(layout, manifest.config()))?;
 
-    let options = ApplyOptions { ownership, force: false };
+    let options = ApplyOptions::new(ownership, false);
     let mut staging = Staging::create(dest, options)?;
     let mut layers = Vec::new();
     for (layer, diff_id) in manifest.layers().iter().zip(config.rootfs().diff_ids()) {

@@ -2,19 +2,23 @@
 
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
+use ocipull::apply::limits::{LIMIT_NAMES, LimitSyntaxError};
 use ocipull::host::HostError;
 use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
 use ocipull::reference::{ImageReference, ReferenceError};
 use ocipull::registry::{
-    AuthFile, ConfigSources, CredentialSources, ExpandError, Login, RegistryOptions, Secret,
-    default_files,
+    AuthFile, ConfigSources, CredentialSources, ExpandError, Login, RegistryOptions, RetryPolicy,
+    Secret, Timeouts, default_files,
 };
 
+use crate::cache_command::TypedCache;
 use crate::login::{LoginTask, LogoutTask, TypedLogin, TypedLogout};
+use crate::resources::{ResourcesTask, TypedResources};
 
 /// Longest `--ca-cert` file, in bytes: a whole system's CAs have a quarter of it.
 const MAX_CA_BYTES: u64 = 1 << 20;
@@ -26,8 +30,9 @@ const MAX_CA_BYTES: u64 = 1 << 20;
     version,
     about = "Pull an image from an OCI registry and unpack it into a root filesystem",
     override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR\n       \
-                      ocipull login [REGISTRY]\n       ocipull logout [REGISTRY]\n       \
-                      ocipull rm DEST",
+                      ocipull verify [OPTIONS] DEST\n       ocipull rm DEST\n       \
+                      ocipull cache ls|prune|verify\n       \
+                      ocipull login [REGISTRY]\n       ocipull logout [REGISTRY]",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
@@ -41,8 +46,12 @@ Mirrors are asked in this order, and the registry itself last: --mirror, contain
 certs.d/REGISTRY/hosts.toml, containers' registries.conf. CAs and client certificates are taken from \
 certs.d/REGISTRY of docker and containers as well. Proxies: HTTPS_PROXY, HTTP_PROXY, NO_PROXY.
 
+What was downloaded is kept in $XDG_CACHE_HOME/ocipull, by default ~/.cache/ocipull: a pull that was \
+cut off goes on from there, and nothing is fetched twice.
+
 Exit codes: 0 success, 1 failure, 2 usage (a name that is no image reference among it), \
-130 interrupted, 143 terminated."
+3 rate limited by the registry, 4 damaged content, 5 timed out, 6 no room on the disk, \
+7 verify could not compare, 130 interrupted, 143 terminated."
 )]
 pub(crate) struct Typed {
     #[command(subcommand)]
@@ -53,6 +62,11 @@ pub(crate) struct Typed {
 
 #[derive(Debug, Subcommand)]
 enum TypedCommand {
+    /// What is kept of earlier pulls
+    Cache {
+        #[command(subcommand)]
+        command: TypedCache,
+    },
     /// Remove a root filesystem that ocipull made, with its record
     Rm {
         /// The root filesystem's directory
@@ -63,6 +77,45 @@ enum TypedCommand {
     Login(TypedLogin),
     /// Forget the login for a registry
     Logout(TypedLogout),
+    /// Compare a root filesystem with the image that its record names
+    #[command(after_help = VERIFY_HELP)]
+    Verify(Box<TypedVerify>),
+}
+
+const VERIFY_HELP: &str = "\
+A line a path that differs goes to standard output, as by git status --short: A for what the image \
+does not have, D for what DEST lacks, M for what is another, with what differs: type, mode, owner, \
+size, content, target, device, mtime, xattrs, links (to other paths), mount. A directory ends in a \
+slash; of one that was added or removed nothing below is listed. Times of access are not compared. \
+Control characters and bytes that are no UTF-8 are escaped.
+
+With --json a line is an object: \"change\" is added, changed or removed; \"path\" is the path, or \
+\"pathBase64\" where it is no UTF-8; \"directory\" is true or false; \"aspects\" lists what differs.
+
+The image is unpacked once more beside DEST meanwhile, which takes as much disk space as it has. \
+DEST itself is only read, by the user who pulled it.
+
+Exit codes: 0 no difference, 1 differences, 2 usage, 7 could not compare, others as of a \
+pull.";
+
+#[derive(Debug, Args)]
+struct TypedVerify {
+    /// The root filesystem's directory
+    #[arg(value_name = "DEST")]
+    dest: PathBuf,
+    /// Print differences for programs, an object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    resources: TypedResources,
+    #[command(flatten)]
+    registry: TypedRegistry,
+    /// Print a line a request as well, on standard error
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print errors only
+    #[arg(short, long, conflicts_with_all = ["verbose", "json"])]
+    quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -82,9 +135,15 @@ struct TypedPull {
     /// Replace DEST, whatever it holds
     #[arg(long)]
     force: bool,
+    /// Return only when everything is on the disk, safe from a power cut; a disk error leaves DEST
+    /// as it was
+    #[arg(long)]
+    sync: bool,
     /// How files keep their owners: as root, by subordinate ids, or noted in an attribute
     #[arg(long, value_enum, default_value_t = TypedOwnership::Auto)]
     ownership: TypedOwnership,
+    #[command(flatten)]
+    resources: TypedResources,
     #[command(flatten)]
     registry: TypedRegistry,
     /// Print a line a request: method, URL, status, type, digest, bytes, time
@@ -104,6 +163,9 @@ struct TypedRegistry {
     /// Log in to the image's registry; without PASS the password is read from standard input
     #[arg(long, value_name = "USER[:PASS]")]
     creds: Option<String>,
+    /// Ask nobody: use what earlier pulls left in the cache
+    #[arg(long)]
+    offline: bool,
     #[command(flatten)]
     access: TypedAccess,
 }
@@ -123,6 +185,13 @@ pub(crate) struct TypedAccess {
     /// Trust the CA certificates in FILE (PEM) as well
     #[arg(long, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
+    /// Send a request that failed, but may pass, again so often
+    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries)]
+    retries: u32,
+    /// Give up a connection that takes so long to be made, or on which nothing comes for so long
+    /// [default: 10 to connect, 60 for data]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -141,6 +210,19 @@ pub(crate) enum Task {
     Remove(PathBuf),
     Login(Box<LoginTask>),
     Logout(Box<LogoutTask>),
+    Cache(TypedCache),
+    Verify(Box<VerifyTask>),
+}
+
+/// What to verify, and how.
+#[derive(Debug)]
+pub(crate) struct VerifyTask {
+    /// Absolute, with a last component.
+    pub(crate) dest: PathBuf,
+    pub(crate) json: bool,
+    pub(crate) resources: ResourcesTask,
+    pub(crate) registry: RegistryOptions,
+    pub(crate) output: Output,
 }
 
 /// What to pull, and how.
@@ -153,7 +235,9 @@ pub(crate) struct PullTask {
     pub(crate) dest: PathBuf,
     pub(crate) platform: Platform,
     pub(crate) force: bool,
+    pub(crate) sync: bool,
     pub(crate) ownership: OwnershipChoice,
+    pub(crate) resources: ResourcesTask,
     pub(crate) registry: RegistryOptions,
     pub(crate) output: Output,
 }
@@ -183,6 +267,8 @@ pub(crate) enum CliError {
     User,
     #[error("invalid destination {0:?}: want a directory with a name")]
     Dest(PathBuf),
+    #[error(transparent)]
+    Limit(#[from] LimitSyntaxError),
     #[error("invalid credentials: want USER:PASS or USER")]
     Creds,
     #[error("cannot read {what} {path:?}")]
@@ -208,6 +294,7 @@ impl Explain for CliError {
             Self::User => "give --username NAME".into(),
             Self::Mirror(_) => "give --mirror or OCIPULL_MIRROR as HOST or HOST:PORT".into(),
             Self::Dest(_) => "name a directory, as in ./rootfs".into(),
+            Self::Limit(_) => format!("the limits are {}", LIMIT_NAMES.join(", ")),
             Self::Creds => "give the user's name before the colon".into(),
             Self::File { .. } | Self::LargeFile(_) => "check the file's path and mode".into(),
             Self::Password(_) => "give it in one line on standard input".into(),
@@ -223,9 +310,15 @@ impl Explain for CliError {
 }
 
 impl Typed {
+    /// Whether it is `verify`, whose exit codes are its own.
+    pub(crate) fn verifies(&self) -> bool {
+        matches!(self.command, Some(TypedCommand::Verify(_)))
+    }
+
     /// What it means. Reads the CA file and, where it is not given, the password.
     pub(crate) fn meaning(self) -> Result<Task, CliError> {
         match self.command {
+            Some(TypedCommand::Cache { command }) => Ok(Task::Cache(command)),
             Some(TypedCommand::Rm { dest }) => destination(dest).map(Task::Remove),
             Some(TypedCommand::Login(typed)) => {
                 typed.meaning().map(|task| Task::Login(Box::new(task)))
@@ -233,7 +326,30 @@ impl Typed {
             Some(TypedCommand::Logout(typed)) => {
                 typed.meaning().map(|task| Task::Logout(Box::new(task)))
             }
+            Some(TypedCommand::Verify(typed)) => typed.meaning().map(Box::new).map(Task::Verify),
             None => self.pull.meaning().map(Box::new).map(Task::Pull),
+        }
+    }
+}
+
+impl TypedVerify {
+    fn meaning(self) -> Result<VerifyTask, CliError> {
+        Ok(VerifyTask {
+            dest: destination(self.dest)?,
+            json: self.json,
+            resources: self.resources.meaning()?,
+            registry: self.registry.meaning()?,
+            output: Output::of(self.quiet, self.verbose),
+        })
+    }
+}
+
+impl Output {
+    fn of(quiet: bool, verbose: bool) -> Self {
+        match (quiet, verbose) {
+            (true, _) => Self::Quiet,
+            (_, true) => Self::Verbose,
+            _ => Self::Normal,
         }
     }
 }
@@ -249,11 +365,6 @@ impl TypedPull {
             Some(text) => text.parse()?,
             None => Platform::host(),
         };
-        let output = match (self.quiet, self.verbose) {
-            (true, _) => Output::Quiet,
-            (_, true) => Output::Verbose,
-            _ => Output::Normal,
-        };
         let (reference, named_by) = match expanded {
             None => (reference, None),
             Some((full, file)) => (full, Some(file)),
@@ -264,9 +375,11 @@ impl TypedPull {
             dest,
             platform,
             force: self.force,
+            sync: self.sync,
             ownership: self.ownership.meaning(),
+            resources: self.resources.meaning()?,
             registry,
-            output,
+            output: Output::of(self.quiet, self.verbose),
         })
     }
 }
@@ -292,12 +405,13 @@ impl TypedRegistry {
         let mut options = self.access.meaning()?;
         options.mirrors = mirrors;
         options.credentials.login = login;
+        options.offline = self.offline;
         Ok(options)
     }
 }
 
 impl TypedAccess {
-    /// Options without mirrors and `--creds`.
+    /// Options without mirrors, `--creds` and `--offline`.
     pub(crate) fn meaning(self) -> Result<RegistryOptions, CliError> {
         let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
         Ok(RegistryOptions {
@@ -307,6 +421,12 @@ impl TypedAccess {
             ca_pem: self.ca_cert.as_deref().map(read_ca).transpose()?,
             credentials: CredentialSources { login: None, files: auth_files(self.authfile) },
             config: ConfigSources::of_user(variable),
+            retry: RetryPolicy { retries: self.retries },
+            timeouts: self
+                .timeout
+                .map(Duration::from_secs)
+                .map_or_else(Timeouts::default, |time| Timeouts { connect: time, stall: time }),
+            offline: false,
         })
     }
 }
@@ -360,7 +480,7 @@ mod tests {
     fn meaning(arguments: &[&str]) -> Result<PullTask, CliError> {
         match Typed::try_parse_from([&["ocipull"], arguments].concat()).unwrap().meaning()? {
             Task::Pull(task) => Ok(*task),
-            other => panic!("{arguments:?} is {other:?}"),
+            other => panic!("{arguments:?} is no pull: {other:?}"),
         }
     }
 

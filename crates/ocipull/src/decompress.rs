@@ -15,10 +15,6 @@ const MAX_ZSTD_WINDOW_LOG: u32 = 27;
 /// still unpack: 4 GiB.
 pub const FREE_EXPANSION_BYTES: u64 = 4 << 30;
 
-/// Past [`FREE_EXPANSION_BYTES`] a layer may have this many bytes for each byte of its blob. Real
-/// layers stay below 20; a bomb of zeros has 1,000 in gzip and more in zstd.
-pub const MAX_EXPANSION_RATIO: u64 = 200;
-
 /// Compressed bytes read at once.
 const INPUT_BUFFER_BYTES: usize = 128 << 10;
 
@@ -63,10 +59,11 @@ enum Compression {
 /// The uncompressed stream of `blob`, to the blob's very end: all members of a gzip file, all
 /// frames of a zstd one (skippable ones skipped, as in zstd:chunked). A stream that ends early, or
 /// has something else behind it, is an error when it is read. A blob of no bytes is a stream of
-/// none.
+/// none. Past [`FREE_EXPANSION_BYTES`] there may be `max_ratio` bytes for each byte of the blob.
 pub fn open<'a>(
     media_type: &str,
     blob: &'a mut (dyn Read + Send),
+    max_ratio: u64,
 ) -> Result<Box<dyn Read + Send + 'a>, DecompressError> {
     if media_type.ends_with("+encrypted") {
         return Err(DecompressError::Encrypted);
@@ -83,13 +80,13 @@ pub fn open<'a>(
         Compression::None => Box::new(input),
         Compression::Gzip => {
             let decoder = flate2::bufread::MultiGzDecoder::new(input);
-            Box::new(Capped { inner: decoder, read_bytes, written_bytes: 0 })
+            Box::new(Capped { inner: decoder, read_bytes, written_bytes: 0, max_ratio })
         }
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(input)
                 .map_err(DecompressError::Decoder)?;
             decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).map_err(DecompressError::Decoder)?;
-            Box::new(Capped { inner: decoder, read_bytes, written_bytes: 0 })
+            Box::new(Capped { inner: decoder, read_bytes, written_bytes: 0, max_ratio })
         }
     })
 }
@@ -138,6 +135,7 @@ struct Capped<R> {
     inner: R,
     read_bytes: Arc<AtomicU64>,
     written_bytes: u64,
+    max_ratio: u64,
 }
 
 impl<R: Read> Read for Capped<R> {
@@ -145,7 +143,7 @@ impl<R: Read> Read for Capped<R> {
         let length = self.inner.read(buffer)?;
         self.written_bytes = self.written_bytes.saturating_add(length as u64);
         let blob = self.read_bytes.load(Ordering::Relaxed);
-        let limit = expansion_limit(blob);
+        let limit = expansion_limit(blob, self.max_ratio);
         if self.written_bytes > limit {
             let got = self.written_bytes;
             return Err(io::Error::other(DecompressError::Bomb { got, blob, limit }));
@@ -154,8 +152,8 @@ impl<R: Read> Read for Capped<R> {
     }
 }
 
-fn expansion_limit(blob_bytes: u64) -> u64 {
-    FREE_EXPANSION_BYTES.max(blob_bytes.saturating_mul(MAX_EXPANSION_RATIO))
+fn expansion_limit(blob_bytes: u64, max_ratio: u64) -> u64 {
+    FREE_EXPANSION_BYTES.max(blob_bytes.saturating_mul(max_ratio))
 }
 
 #[cfg(test)]
@@ -172,7 +170,7 @@ mod tests {
     fn read(blob: &[u8]) -> Result<Vec<u8>, String> {
         let mut input = blob;
         let mut output = Vec::new();
-        let mut stream = open("application/vnd.oci.image.layer.v1.tar+gzip", &mut input)
+        let mut stream = open("application/vnd.oci.image.layer.v1.tar+gzip", &mut input, 200)
             .map_err(|e| e.to_string())?;
         stream.read_to_end(&mut output).map_err(|e| e.to_string())?;
         Ok(output)
@@ -218,7 +216,8 @@ mod tests {
         assert!(read(b"BZh91AY&SY").unwrap_err().contains("bzip2"));
         assert!(read(b"\xfd7zXZ\0\0\x04").unwrap_err().contains("xz"));
         let mut input: &[u8] = b"";
-        let encrypted = open("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", &mut input);
+        let encrypted =
+            open("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", &mut input, 200);
         assert!(matches!(encrypted.err(), Some(DecompressError::Encrypted)));
     }
 
@@ -238,11 +237,11 @@ mod tests {
     fn a_bomb_is_stopped_at_the_limit() {
         let read_bytes = Arc::new(AtomicU64::new(1 << 20));
         let written_bytes = FREE_EXPANSION_BYTES - 100;
-        let mut stream = Capped { inner: io::repeat(0), read_bytes, written_bytes };
+        let mut stream = Capped { inner: io::repeat(0), read_bytes, written_bytes, max_ratio: 200 };
         let mut buffer = [0; 64];
         assert_eq!(stream.read(&mut buffer).unwrap(), 64);
         let error = stream.read(&mut buffer).unwrap_err().to_string();
         assert!(error.contains("expands too far"), "{error}");
-        assert_eq!(expansion_limit(1 << 30), 200 << 30);
+        assert_eq!(expansion_limit(1 << 30, 200), 200 << 30);
     }
 }

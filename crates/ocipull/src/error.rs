@@ -4,10 +4,14 @@ use std::path::PathBuf;
 
 use ctsys::record::RecordError;
 use ctsys::report::Explain;
+use ctsys::{Errno, SysError};
 
-use crate::apply::ApplyError;
-use crate::registry::RegistryError;
+use crate::apply::{ApplyError, EntryError};
+use crate::registry::{EXIT_DAMAGED, RegistryError};
 use crate::resolve::ResolveError;
+
+/// The program's exit code when there is no room for the image.
+pub const EXIT_DISK_FULL: u8 = 6;
 
 /// Why a pull failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +37,26 @@ pub enum PullError {
     /// The record beside DEST is not readable.
     #[error("cannot tell what DEST holds")]
     Record(#[from] RecordError),
+    /// The record beside DEST does not belong to the image that it names.
+    #[error("the record of {dest:?} does not belong to image {digest}: got other {what}")]
+    OtherImage {
+        /// The root filesystem.
+        dest: PathBuf,
+        /// As in the record.
+        digest: String,
+        /// What differs.
+        what: &'static str,
+    },
     /// The thread that unpacks ended without a result.
-    #[error("cannot unpack into {0:?}: the unpacking thread ended early")]
-    Unpacker(PathBuf),
+    #[error("cannot unpack: an unpacking thread ended early")]
+    Unpacker,
+}
+
+impl PullError {
+    /// Whether it only says that another layer failed.
+    pub(crate) fn is_consequence(&self) -> bool {
+        matches!(self, Self::Apply(error) if error.is_consequence())
+    }
 }
 
 impl From<ApplyError> for PullError {
@@ -46,19 +67,44 @@ impl From<ApplyError> for PullError {
 
 impl Explain for PullError {
     fn hint(&self) -> Option<String> {
+        if is_disk_full(self) {
+            return Some("free some space, or name a destination on another file system".into());
+        }
         match self {
             Self::Registry(error) => error.hint(),
             Self::Resolve(error) => error.hint(),
             Self::Apply(error) => error.hint(),
-            Self::Record(_) => Some("remove it and pull with --force".into()),
-            Self::Layer { .. } | Self::Unpacker(_) => None,
+            Self::Record(_) | Self::OtherImage { .. } => {
+                Some("remove it and pull with --force".into())
+            }
+            Self::Layer { .. } | Self::Unpacker => None,
         }
     }
 
     fn exit_code(&self) -> u8 {
         match self {
+            _ if is_disk_full(self) => EXIT_DISK_FULL,
+            Self::Apply(error) if matches!(**error, ApplyError::DiffId { .. }) => EXIT_DAMAGED,
             Self::Apply(error) => error.exit_code(),
-            _ => 1,
+            Self::Registry(error) => error.exit_code(),
+            Self::Resolve(error) => error.exit_code(),
+            Self::Layer { .. } | Self::Record(_) | Self::OtherImage { .. } | Self::Unpacker => 1,
         }
     }
+}
+
+/// Whether somewhere down the chain a file system had no room.
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        // An entry's error says what its own cause says, and passes that over.
+        let entry = error.downcast_ref::<Box<EntryError>>().map(|entry| &**entry);
+        let by_us = match entry.or_else(|| error.downcast_ref()) {
+            Some(EntryError::Sys(error)) => Some(error),
+            _ => error.downcast_ref::<SysError>(),
+        };
+        let by_us = by_us.map(SysError::errno);
+        let by_std = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        let errno = by_us.or(by_std.map(Errno::from_raw));
+        matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))
+    })
 }

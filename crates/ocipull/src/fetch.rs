@@ -1,12 +1,16 @@
-//! A layer as a stream of verified bytes: a task takes them off the network, hashes them and hands
-//! them through a bounded channel to whoever reads.
+//! A layer as a stream of verified bytes: a task takes them off the network, hashes them, keeps them
+//! in the cache and hands them through a bounded channel to whoever reads.
 //!
 //! ```text
 //! registry -> task: size and digest -> channel -> Read -> decompress, apply
+//!                   \-> cache -------------------/
 //! ```
 //!
 //! The end of the stream is told only after size and digest were found right, so a reader that saw
-//! the end has read the layer and nothing else.
+//! the end has read the layer and nothing else. A layer that the cache holds whole is read as it is:
+//! its digest was right when it got there, and the diff_id of what comes out of it is checked by who
+//! unpacks it. When that fails, [`LayerReader::is_from_cache`] tells that it is to be evicted and
+//! fetched anew.
 //!
 //! ```no_run
 //! # async fn example(
@@ -17,7 +21,7 @@
 //!
 //! // The first layer into a file, as it is served.
 //! let place = Place { index: 0, total: image.manifest.layers.len() };
-//! let (fetching, mut blob) = fetch(&registry, &image.manifest.layers[0], place);
+//! let (fetching, mut blob) = fetch(&registry, None, &image.manifest.layers[0], place);
 //! let copied = tokio::task::spawn_blocking(move || {
 //!     std::io::copy(&mut blob, &mut std::fs::File::create("layer")?)
 //! });
@@ -30,7 +34,12 @@
 //! # }
 //! ```
 
+mod download;
+
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
@@ -38,14 +47,15 @@ use oci_spec::image::Descriptor;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::event::{Event, LayerInfo};
-use crate::registry::{Answer, Cause, Registry, RegistryError};
-use crate::verify::{Verifier, VerifyError};
+use crate::cache::Cache;
+use crate::event::{Event, LayerInfo, Observer};
+use crate::registry::{Registry, RegistryError};
+use download::{Download, Stop};
 
 /// Longest piece handed on at once, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
-/// Pieces waiting for the reader, at most: 4 MiB a layer, enough to keep both sides busy.
-const PIECES: usize = 16;
+/// Pieces waiting for the reader, at most: 2 MiB a layer, enough to keep both sides busy.
+const PIECES: usize = 8;
 
 /// Which layer of how many.
 #[derive(Debug, Clone, Copy)]
@@ -59,16 +69,22 @@ pub struct Place {
 /// A layer on its way. Dropping it ends the download, and the reader's stream with an error.
 #[derive(Debug)]
 pub struct Fetch {
-    task: JoinHandle<()>,
+    /// None where the cache holds the layer.
+    task: Option<JoinHandle<()>>,
     failure: Arc<Mutex<Option<RegistryError>>>,
 }
 
 /// The blocking end of a [`Fetch`]: the blob's bytes as they are served.
 #[derive(Debug)]
 pub struct LayerReader {
-    pieces: mpsc::Receiver<Piece>,
-    current: Bytes,
-    ended: bool,
+    source: Source,
+    from_cache: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Download { pieces: mpsc::Receiver<Piece>, current: Bytes, ended: bool },
+    Cache(CachedLayer),
 }
 
 #[derive(Debug)]
@@ -80,26 +96,62 @@ enum Piece {
     Failed(String),
 }
 
-/// Starts to fetch `layer`. Must be called within a tokio runtime; the reader is for a thread that
-/// may block.
-pub fn fetch(registry: &Arc<Registry>, layer: &Descriptor, place: Place) -> (Fetch, LayerReader) {
-    let (sender, pieces) = mpsc::channel(PIECES);
+/// Starts to fetch `layer`, or opens it where `cache` holds it. Must be called within a tokio
+/// runtime; the reader is for a thread that may block.
+pub fn fetch(
+    registry: &Arc<Registry>,
+    cache: Option<&Arc<Cache>>,
+    layer: &Descriptor,
+    place: Place,
+) -> (Fetch, LayerReader) {
+    registry.observer().observe(&Event::LayerStarted(LayerInfo {
+        index: place.index,
+        total: place.total,
+        digest: layer.digest(),
+        size_bytes: layer.size(),
+    }));
     let failure = Arc::new(Mutex::new(None));
-    let (registry, layer, noted) = (Arc::clone(registry), layer.clone(), Arc::clone(&failure));
-    let task = tokio::spawn(async move {
-        let result = stream(&registry, &layer, place, &sender).await;
-        let last = match result {
-            Ok(()) => Piece::End,
-            Err(error) => {
-                let text = error.to_string();
-                *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Piece::Failed(text)
-            }
-        };
-        // A reader that is gone wants to know nothing.
-        let _ = sender.send(last).await;
-    });
-    (Fetch { task, failure }, LayerReader { pieces, current: Bytes::new(), ended: false })
+    if let Some(file) = cache.and_then(|cache| cache.blob(layer.digest(), Some(layer.size()))) {
+        let observer = Arc::clone(registry.observer());
+        let left_bytes = layer.size();
+        let cached = CachedLayer { file, position: 0, left_bytes, index: place.index, observer };
+        let from_cache = Arc::new(AtomicBool::new(true));
+        let reader = LayerReader { source: Source::Cache(cached), from_cache };
+        return (Fetch { task: None, failure }, reader);
+    }
+    let (sender, pieces) = mpsc::channel(PIECES);
+    let from_cache = Arc::new(AtomicBool::new(false));
+    let download = Download {
+        registry: Arc::clone(registry),
+        cache: cache.cloned(),
+        layer: layer.clone(),
+        index: place.index,
+        sender: sender.clone(),
+        from_cache: Arc::clone(&from_cache),
+        position: 0,
+        url: format!("blobs/{}", layer.digest()),
+    };
+    let task = Some(tokio::spawn(run(download, sender, Arc::clone(&failure))));
+    let source = Source::Download { pieces, current: Bytes::new(), ended: false };
+    (Fetch { task, failure }, LayerReader { source, from_cache })
+}
+
+async fn run(
+    download: Download,
+    sender: mpsc::Sender<Piece>,
+    failure: Arc<Mutex<Option<RegistryError>>>,
+) {
+    let last = match download.run().await {
+        Ok(()) => Piece::End,
+        Err(Stop::ReaderGone) => return,
+        Err(Stop::Failed(error)) => {
+            let text = error.to_string();
+            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            Piece::Failed(text)
+        }
+    };
+    // A reader that is gone wants to know nothing.
+    let _ = sender.send(last).await;
 }
 
 impl Fetch {
@@ -111,63 +163,19 @@ impl Fetch {
 
 impl Drop for Fetch {
     fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn stream(
-    registry: &Registry,
-    layer: &Descriptor,
-    place: Place,
-    sender: &mpsc::Sender<Piece>,
-) -> Result<(), RegistryError> {
-    let info = LayerInfo {
-        index: place.index,
-        total: place.total,
-        digest: layer.digest(),
-        size_bytes: layer.size(),
-    };
-    registry.observer().observe(&Event::LayerStarted(info));
-    let mut answer = registry.open_blob(layer.digest()).await?;
-    let mut verifier = Verifier::new(layer.digest(), Some(layer.size()))
-        .map_err(|cause| content(&answer, cause))?;
-    loop {
-        let mut chunk = match answer.chunk().await {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) => break,
-            Err(error) => return Err(cut_off(error, verifier, &answer)),
-        };
-        verifier.update(&chunk).map_err(|cause| content(&answer, cause))?;
-        let event = Event::LayerBytes { index: place.index, bytes: chunk.len() as u64 };
-        registry.observer().observe(&event);
-        while !chunk.is_empty() {
-            let piece = chunk.split_to(chunk.len().min(PIECE_BYTES));
-            if sender.send(Piece::Bytes(piece)).await.is_err() {
-                // The reader gave up and says why itself.
-                return Ok(());
-            }
+        if let Some(task) = &self.task {
+            task.abort();
         }
-    }
-    verifier.finish().map_err(|cause| content(&answer, cause))
-}
-
-fn content(answer: &Answer, cause: VerifyError) -> RegistryError {
-    RegistryError::Content { method: answer.method(), url: answer.url().to_owned(), cause }
-}
-
-/// A server that closes the connection early has sent a short layer; a network that breaks or
-/// stalls says more as what it is.
-fn cut_off(error: RegistryError, verifier: Verifier, answer: &Answer) -> RegistryError {
-    match error {
-        RegistryError::Broken { cause: Cause::Other(_), .. } => match verifier.finish() {
-            Err(cause @ VerifyError::Truncated { .. }) => content(answer, cause),
-            _ => error,
-        },
-        _ => error,
     }
 }
 
 impl LayerReader {
+    /// Whether some of what was read had been in the cache. When it cannot be unpacked, the cache
+    /// may be damaged: [`Cache::evict`] the layer, and fetch it once more.
+    pub fn is_from_cache(&self) -> bool {
+        self.from_cache.load(Ordering::Relaxed)
+    }
+
     /// Reads what the reader's user left over, up to the verified end or to `limit_bytes`.
     pub fn finish(&mut self, limit_bytes: u64) -> io::Result<()> {
         io::copy(&mut self.take(limit_bytes), &mut io::sink()).map(|_| ())
@@ -176,20 +184,59 @@ impl LayerReader {
 
 impl Read for LayerReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            if self.ended || buffer.is_empty() {
+        let (pieces, current, ended) = match &mut self.source {
+            Source::Cache(cached) => return cached.read(buffer),
+            Source::Download { pieces, current, ended } => (pieces, current, ended),
+        };
+        while current.is_empty() {
+            if *ended || buffer.is_empty() {
                 return Ok(0);
             }
-            match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(piece)) => self.current = piece,
-                Some(Piece::End) => self.ended = true,
+            match pieces.blocking_recv() {
+                Some(Piece::Bytes(piece)) => *current = piece,
+                Some(Piece::End) => *ended = true,
                 Some(Piece::Failed(why)) => return Err(io::Error::other(why)),
                 None => return Err(io::Error::other("the download was cancelled")),
             }
         }
-        let length = buffer.len().min(self.current.len());
+        let length = buffer.len().min(current.len());
         let (target, _) = buffer.split_at_mut(length);
-        self.current.copy_to_slice(target);
+        current.copy_to_slice(target);
+        Ok(length)
+    }
+}
+
+/// A layer that the cache holds.
+struct CachedLayer {
+    file: File,
+    position: u64,
+    left_bytes: u64,
+    index: usize,
+    observer: Arc<dyn Observer>,
+}
+
+impl std::fmt::Debug for CachedLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CachedLayer").field("left_bytes", &self.left_bytes).finish_non_exhaustive()
+    }
+}
+
+impl CachedLayer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left_bytes).unwrap_or(usize::MAX).min(buffer.len());
+        let (buffer, _) = buffer.split_at_mut(most);
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let length = self.file.read_at(buffer, self.position)?;
+        if length == 0 {
+            let why = "the cached layer became shorter while it was read";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+        }
+        self.position += length as u64;
+        self.left_bytes -= length as u64;
+        let event = Event::LayerBytes { index: self.index, bytes: length as u64 };
+        self.observer.observe(&event);
         Ok(length)
     }
 }
@@ -203,7 +250,8 @@ mod tests {
         for piece in pieces {
             sender.try_send(piece).unwrap();
         }
-        LayerReader { pieces: receiver, current: Bytes::new(), ended: false }
+        let source = Source::Download { pieces: receiver, current: Bytes::new(), ended: false };
+        LayerReader { source, from_cache: Arc::default() }
     }
 
     #[test]

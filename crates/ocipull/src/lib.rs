@@ -8,12 +8,15 @@
 //! verify     size and digest, before the end of anything is believed
 //! image      manifest, index, config: bytes -> checked types
 //! event      what a pull tells while it runs
+//! cache/     blobs that are here already, and those on their way
 //! registry/  the only HTTP: TLS or not, logged in or not, mirror or not
 //! resolve    reference -> platform manifest and config
 //! fetch      layer descriptor -> verified byte stream
 //! decompress media type or magic number -> tar stream
 //! apply/     tar streams -> a directory tree, staged and renamed
+//! compare/   how a tree differs from the one that its image gives
 //! error      why a pull failed
+//! unpack     the layers of an image, several at a time
 //! pull       all of it in order, and the record beside the tree
 //! ```
 //!
@@ -21,6 +24,8 @@
 //! digest or a layer only. Nothing here prints: give an [`event::Observer`] to see what happens.
 
 pub mod apply;
+pub mod cache;
+pub mod compare;
 pub mod decompress;
 pub mod error;
 pub mod event;
@@ -33,4 +38,5 @@ pub mod pull;
 pub mod reference;
 pub mod registry;
 pub mod resolve;
+mod unpack;
 pub mod verify;

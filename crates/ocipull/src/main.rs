@@ -1,10 +1,14 @@
 //! The `ocipull` command: parse, run, report.
 
+mod cache_command;
+mod changes;
 mod cli;
 mod login;
 mod password;
 mod progress;
+mod resources;
 
+use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -15,18 +19,27 @@ use ctsys::report::{Explain, Usage, report};
 use nix::sys::stat::{Mode, umask};
 use ocipull::apply::{self, ApplyError};
 use ocipull::error::PullError;
+use ocipull::event::Observer;
 use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
 use ocipull::pull::{PullOptions, Pulled, pull};
 use ocipull::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
+use cache_command::CacheCommandError;
+use changes::VerifyError;
 use cli::{CliError, Output, PullTask, Task, Typed};
 use login::LoginError;
 use progress::{Display, size};
 
-/// One thread takes bytes off the network and hashes them while another unpacks; the second worker
-/// keeps timers and other connections going when the first is busy.
+/// These take bytes off the network and hash them; the second keeps timers and other connections
+/// going when the first is busy. Unpacking has threads of its own.
 const WORKER_THREADS: usize = 2;
+
+/// The exit code of a verification that found differences.
+const DIFFERENT: u8 = 1;
+/// The exit code of one that could not be made, where another command has [`DIFFERENT`]'s.
+const UNVERIFIED: u8 = 7;
 
 /// What ends the program before its time.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +54,14 @@ enum MainError {
     Login(#[from] LoginError),
     #[error("cannot remove")]
     Remove(#[source] Box<ApplyError>),
+    #[error(transparent)]
+    Cache(#[from] CacheCommandError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     #[error("cannot start")]
     Start(#[source] SysError),
-    #[error("interrupted by {name}; the destination is as it was")]
-    Signal { name: &'static str, code: u8 },
+    #[error("interrupted by {}; the destination is as it was", ctsys::signal::name(*.0))]
+    Signal(i32),
 }
 
 impl From<PullError> for MainError {
@@ -61,7 +78,9 @@ impl Explain for MainError {
             Self::Pull(error) => error.hint(),
             Self::Login(error) => error.hint(),
             Self::Remove(error) => error.hint(),
-            Self::Start(_) | Self::Signal { .. } => None,
+            Self::Cache(error) => error.hint(),
+            Self::Verify(error) => error.hint(),
+            Self::Start(_) | Self::Signal(_) => None,
         }
     }
 
@@ -70,10 +89,30 @@ impl Explain for MainError {
             Self::Cli(error) => error.exit_code(),
             Self::Ownership(error) => error.exit_code(),
             Self::Pull(error) => error.exit_code(),
-            Self::Signal { code, .. } => *code,
+            Self::Signal(number) => u8::try_from(128 + number).unwrap_or(1),
             Self::Remove(error) => error.exit_code(),
             Self::Login(error) => error.exit_code(),
+            Self::Cache(error) => error.exit_code(),
+            Self::Verify(error) => error.exit_code(),
             Self::Start(_) => 1,
+        }
+    }
+}
+
+/// A verification that came to no result: its failure must not look like a difference.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unverified(MainError);
+
+impl Explain for Unverified {
+    fn hint(&self) -> Option<String> {
+        self.0.hint()
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.0.exit_code() {
+            DIFFERENT => UNVERIFIED,
+            other => other,
         }
     }
 }
@@ -87,13 +126,15 @@ fn main() -> ExitCode {
         // Help and version.
         Err(error) => error.exit(),
     };
+    let verifies = typed.verifies();
     match run(typed) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
+        Err(error) if verifies => report("ocipull", &Unverified(error)),
         Err(error) => report("ocipull", &error),
     }
 }
 
-fn run(typed: Typed) -> Result<(), MainError> {
+fn run(typed: Typed) -> Result<ExitCode, MainError> {
     spare_the_owner();
     // What follows `enter` may go on in a child, inside a user namespace: so that comes before the
     // first thread.
@@ -111,10 +152,24 @@ fn run(typed: Typed) -> Result<(), MainError> {
             let result = run_pull(&task, entered.ownership, &display);
             display.clear();
             tell(&task, &display, result?);
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
-        Task::Login(task) => Ok(runtime()?.block_on(task.run())?),
-        Task::Logout(task) => Ok(runtime()?.block_on(task.run())?),
+        Task::Verify(task) => {
+            let differs = changes::verify(*task)?;
+            Ok(if differs { ExitCode::from(DIFFERENT) } else { ExitCode::SUCCESS })
+        }
+        Task::Cache(command) => {
+            command.run()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Login(task) => {
+            runtime()?.block_on(task.run())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Logout(task) => {
+            runtime()?.block_on(task.run())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Remove(dest) => {
             let record =
                 ImageRecord::read(&dest).map_err(|e| MainError::Remove(Box::new(e.into())))?;
@@ -122,7 +177,8 @@ fn run(typed: Typed) -> Result<(), MainError> {
                 // Its files belong to ids that only the namespace has, but for root.
                 ownership::enter(OwnershipChoice::Auto)?;
             }
-            apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))
+            apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -139,24 +195,31 @@ fn run_pull(
     ownership: Ownership,
     display: &Arc<Display>,
 ) -> Result<Pulled, MainError> {
-    let runtime = runtime()?;
+    let observer: Arc<dyn Observer> = Arc::clone(display) as _;
     let options = PullOptions {
         dest: task.dest.clone(),
         platform: task.platform.clone(),
         ownership,
         force: task.force,
+        resources: task.resources.open(&observer),
+        sync: task.sync,
     };
-    let observer = Arc::clone(display);
-    // The runtime is dropped at the end, which waits for the unpacking thread to have cleaned up.
-    runtime.block_on(async {
+    interruptible(async {
         let registry =
             Registry::new(&task.reference, &task.registry, observer).map_err(PullError::from)?;
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut terminate = listen(SignalKind::terminate())?;
+        Ok(pull(Arc::new(registry), &task.reference, &options).await?)
+    })
+}
+
+/// Runs `work`, which the signals that end a program end by dropping it.
+fn interruptible<T>(work: impl Future<Output = Result<T, MainError>>) -> Result<T, MainError> {
+    let runtime = runtime()?;
+    // The runtime is dropped at the end, which waits for the blocking threads to have cleaned up.
+    runtime.block_on(async {
+        let mut ending = ending_signals()?;
         tokio::select! {
-            pulled = pull(Arc::new(registry), &task.reference, &options) => Ok(pulled?),
-            _ = interrupt.recv() => Err(MainError::Signal { name: "SIGINT", code: 130 }),
-            _ = terminate.recv() => Err(MainError::Signal { name: "SIGTERM", code: 143 }),
+            done = work => done,
+            Some(Ok(number)) = ending.join_next() => Err(MainError::Signal(number)),
         }
     })
 }
@@ -169,8 +232,25 @@ fn runtime() -> Result<tokio::runtime::Runtime, MainError> {
         .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))
 }
 
-fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, MainError> {
-    signal(kind).map_err(|e| MainError::Start(SysError::from_io("sigaction", "", &e)))
+/// Waits for the signals that end a pull: each task gives its signal's number. Unheard they would
+/// end the process with its staging directory left behind. One that the caller has ignored, by
+/// nohup(1) or a shell's `&`, stays so.
+fn ending_signals() -> Result<JoinSet<i32>, MainError> {
+    let mut ending = JoinSet::new();
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+        let number = kind.as_raw_value();
+        if ctsys::signal::is_ignored(number).map_err(MainError::Start)? {
+            continue;
+        }
+        let mut stream = signal(kind).map_err(|e| {
+            MainError::Start(SysError::from_io("sigaction", number.to_string(), &e))
+        })?;
+        ending.spawn(async move {
+            stream.recv().await;
+            number
+        });
+    }
+    Ok(ending)
 }
 
 fn tell(task: &PullTask, display: &Display, pulled: Pulled) {

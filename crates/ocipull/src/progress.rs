@@ -1,11 +1,12 @@
-//! What the user sees of a pull: a bar on a terminal, plain lines otherwise, with `-v` a line a
-//! request. All on standard error.
+//! What the user sees of a pull: a bar a layer on a terminal, plain lines otherwise, with `-v` a line
+//! a request. All on standard error.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ctsys::report::escape;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ocipull::event::{Event, Exchange, LayerInfo, Observer};
 
 use crate::cli::Output;
@@ -18,14 +19,18 @@ const BAR_HZ: u8 = 10;
 /// Shows the events of a pull.
 pub(crate) struct Display {
     output: Output,
-    bars: bool,
-    bar: Mutex<Option<ProgressBar>>,
+    /// Where bars are drawn, on a terminal.
+    bars: Option<MultiProgress>,
+    /// Of the layers on their way, by their place in the image.
+    layers: Mutex<BTreeMap<usize, ProgressBar>>,
 }
 
 impl Display {
     pub(crate) fn new(output: Output) -> Self {
+        let target = || ProgressDrawTarget::stderr_with_hz(BAR_HZ);
         let bars = output == Output::Normal && std::io::stderr().is_terminal();
-        Self { output, bars, bar: Mutex::new(None) }
+        let bars = bars.then(|| MultiProgress::with_draw_target(target()));
+        Self { output, bars, layers: Mutex::default() }
     }
 
     /// A line, unless the user wants none. Untrusted text in it is escaped.
@@ -36,15 +41,15 @@ impl Display {
         let line = || {
             let _ = writeln!(std::io::stderr(), "{}", escape(text));
         };
-        match self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            Some(bar) => bar.suspend(line),
+        match &self.bars {
+            Some(bars) => bars.suspend(line),
             None => line(),
         }
     }
 
-    /// Takes the bar away, before the last line.
+    /// Takes the bars away, before the last line.
     pub(crate) fn clear(&self) {
-        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        for bar in std::mem::take(&mut *self.layers()).into_values() {
             bar.finish_and_clear();
         }
     }
@@ -53,17 +58,22 @@ impl Display {
         let LayerInfo { index, total, digest, size_bytes } = *layer;
         let digest: String = digest.digest().chars().take(SHORT_DIGEST_CHARS).collect();
         let name = format!("layer {}/{total} {digest}", index + 1);
-        if !self.bars {
-            self.say(&format!("{name}: {}", size(size_bytes)));
-            return;
-        }
-        let target = ProgressDrawTarget::stderr_with_hz(BAR_HZ);
-        let bar = ProgressBar::with_draw_target(Some(size_bytes), target).with_prefix(name);
+        let Some(bars) = &self.bars else {
+            return self.say(&format!("{name}: {}", size(size_bytes)));
+        };
+        let mut layers = self.layers();
+        // In the order of the image, whichever was first.
+        let above = layers.range(..index).count();
+        let bar = bars.insert(above, ProgressBar::new(size_bytes).with_prefix(name));
         let template = "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
-        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
+        layers.insert(index, bar);
+    }
+
+    fn layers(&self) -> MutexGuard<'_, BTreeMap<usize, ProgressBar>> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -75,14 +85,23 @@ impl Observer for Display {
             }
             Event::Exchange(_) => {}
             Event::Notice(text) => self.say(&format!("ocipull: note: {text}")),
+            Event::Retry { why, attempt, attempts, wait } => {
+                let wait = wait.as_secs_f32();
+                self.say(&format!(
+                    "ocipull: note: retry {attempt} of {attempts} in {wait:.1} s: {why}"
+                ));
+            }
             Event::LayerStarted(layer) => self.start(layer),
-            Event::LayerBytes { bytes, .. } => {
-                if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).as_ref()
-                {
+            Event::LayerBytes { index, bytes } => {
+                if let Some(bar) = self.layers().get(index) {
                     bar.inc(*bytes);
                 }
             }
-            Event::LayerDone(_) => self.clear(),
+            Event::LayerDone(layer) => {
+                if let Some(bar) = self.layers().remove(&layer.index) {
+                    bar.finish_and_clear();
+                }
+            }
         }
     }
 }

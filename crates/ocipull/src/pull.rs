@@ -5,7 +5,7 @@
 //! use std::sync::Arc;
 //!
 //! use ctsys::record::Ownership;
-//! use ocipull::pull::{PullOptions, Pulled, pull};
+//! use ocipull::pull::{PullOptions, Pulled, Resources, pull};
 //! use ocipull::{event::Silent, platform::Platform, registry::Registry};
 //!
 //! let reference = "centos:latest".parse()?;
@@ -15,6 +15,8 @@
 //!     platform: Platform::host(),
 //!     ownership: Ownership::Single,
 //!     force: false,
+//!     sync: false,
+//!     resources: Resources::default(),
 //! };
 //! match pull(Arc::new(registry), &reference, &options).await? {
 //!     Pulled::UpToDate { manifest_digest } => println!("still {manifest_digest}"),
@@ -24,26 +26,25 @@
 //! # }
 //! ```
 
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, record_path};
 use oci_spec::image::{Descriptor, Digest};
 
-use crate::apply::{ApplyOptions, LayerSpec, Staging, Warning};
+use crate::apply::{self, ApplyError, ApplyOptions, Limits, Staging, Warning};
+use crate::cache::{Cache, LayerCaches};
 use crate::error::PullError;
-use crate::event::{Event, LayerInfo};
-use crate::fetch::{self, Place};
 use crate::image::Config;
 use crate::platform::Platform;
 use crate::reference::ImageReference;
 use crate::registry::Registry;
-use crate::resolve::{self, Resolved};
-
-/// So much of a layer that could not be applied is still read, to see whether it was altered on its
-/// way: in bytes, a second or so of a good line.
-const MAX_BLAME_BYTES: u64 = 64 << 20;
+use crate::resolve::{self, Named, Resolved};
+use crate::unpack::{Failure, Job, unpack};
 
 /// What to pull, and where to.
 #[derive(Debug, Clone)]
@@ -56,6 +57,30 @@ pub struct PullOptions {
     pub ownership: Ownership,
     /// Whether DEST may be replaced, whatever it holds.
     pub force: bool,
+    /// Whether everything is on the disk when the pull returns ([`ApplyOptions::is_durable`]).
+    pub sync: bool,
+    /// What it may use.
+    pub resources: Resources,
+}
+
+/// What fetching and unpacking an image may use.
+#[derive(Debug, Clone)]
+pub struct Resources {
+    /// Where blobs are kept from pull to pull.
+    pub cache: Option<Arc<Cache>>,
+    /// How many layers are fetched and unpacked at once.
+    pub jobs: NonZeroUsize,
+    /// What the image may ask for at most.
+    pub limits: Limits,
+}
+
+/// As many layers at once as docker and containerd fetch.
+pub const DEFAULT_JOBS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cache: None, jobs: DEFAULT_JOBS, limits: Limits::USUAL }
+    }
 }
 
 /// What a pull did.
@@ -88,41 +113,119 @@ pub async fn pull(
     options: &PullOptions,
 ) -> Result<Pulled, PullError> {
     let present = if options.force { None } else { present(options)? };
-    let apply = ApplyOptions { ownership: options.ownership, force: options.force };
+    let PullOptions { ownership, force, ref resources, .. } = *options;
+    let limits = resources.limits;
+    let how = ApplyOptions { ownership, force, limits, is_durable: options.sync };
+    let make_staging = || Staging::create(&options.dest, how);
     // Whether DEST may be written is said before the network is asked. Only a DEST that holds an
     // image already may be full and yet right.
     let staging = match present {
         Some(_) => None,
-        None => Some(Staging::create(&options.dest, apply)?),
+        None => Some(make_staging()?),
     };
     // A digest says by itself that nothing can have changed.
     if let (Some(record), Some(digest)) = (&present, reference.digest())
         && holds(record, digest)
     {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
+        return up_to_date(record, options);
     }
-    let named = resolve::name(&registry, reference).await?;
+    let cache = resources.cache.as_deref();
+    let named = resolve::name(&registry, cache, reference).await?;
     if let Some(record) = present.as_ref().filter(|record| holds(record, &named.digest)) {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
+        return up_to_date(record, options);
     }
-    let mut resolved = resolve::resolve(&registry, named, &options.platform).await?;
+    let mut resolved = resolve::resolve(&registry, cache, named, &options.platform).await?;
     if let Some(record) = present.filter(|record| holds(record, &resolved.manifest_digest)) {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest });
+        return up_to_date(&record, options);
     }
     let staging = match staging {
         Some(staging) => staging,
-        None => Staging::create(&options.dest, apply)?,
+        None => make_staging()?,
     };
-    let config = resolve::config(&registry, &mut resolved, &options.platform).await?;
-    let staging = unpack(&registry, &resolved, &config, staging, options).await?;
+    let config = resolve::config(&registry, cache, &mut resolved, &options.platform).await?;
+    let image = Image { registry: &registry, resolved: &resolved, config: &config };
+    let staging = image.unpack(resources, &options.dest, staging, make_staging).await?;
     let record = record(reference, &resolved, config, options.ownership);
     let warnings = staging.commit(&record)?;
+    if let Some(cache) = cache {
+        cache.note(&record.canonical_reference, &resolved.root);
+    }
     Ok(Pulled::Unpacked {
         manifest_digest: record.manifest_digest,
         layers: record.layers.len(),
         bytes: resolved.manifest.layers.iter().map(Descriptor::size).sum(),
         warnings,
     })
+}
+
+/// Unpacks the image that `record` names once more, beside `dest`, to be looked at: nothing takes
+/// the place of `dest`. Fails when that image is not what the record says it is.
+pub async fn stage(
+    registry: Arc<Registry>,
+    record: &ImageRecord,
+    dest: &Path,
+    resources: &Resources,
+) -> Result<Staging, PullError> {
+    let other = |what| PullError::OtherImage {
+        dest: dest.into(),
+        digest: record.manifest_digest.clone(),
+        what,
+    };
+    let digest = Digest::from_str(&record.manifest_digest).map_err(|_| other("digest"))?;
+    let platform = Platform::from_record(&record.platform);
+    let how =
+        ApplyOptions { limits: resources.limits, ..ApplyOptions::new(record.ownership, false) };
+    let make_staging = || Staging::beside(dest, how);
+    let staging = make_staging()?;
+    let cache = resources.cache.as_deref();
+    let named = Named::by_digest(digest);
+    let mut resolved = resolve::resolve(&registry, cache, named, &platform).await?;
+    let config = resolve::config(&registry, cache, &mut resolved, &platform).await?;
+    if layers(&resolved, &config) != record.layers {
+        return Err(other("layers"));
+    }
+    let image = Image { registry: &registry, resolved: &resolved, config: &config };
+    image.unpack(resources, dest, staging, make_staging).await
+}
+
+/// An image whose layers are still to be fetched.
+struct Image<'a> {
+    registry: &'a Arc<Registry>,
+    resolved: &'a Resolved,
+    config: &'a Config,
+}
+
+impl Image<'_> {
+    /// Unpacks the image into `staging`, or where the cache turns out to be damaged, into a new one.
+    async fn unpack(
+        &self,
+        resources: &Resources,
+        dest: &Path,
+        mut staging: Staging,
+        make_staging: impl Fn() -> Result<Staging, ApplyError>,
+    ) -> Result<Staging, PullError> {
+        let layers = &self.resolved.manifest.layers;
+        let observer = self.registry.observer();
+        let job = Job {
+            registry: self.registry,
+            layers,
+            diff_ids: &self.config.diff_ids,
+            caches: &LayerCaches::new(resources.cache.as_ref(), layers, dest, observer),
+            jobs: resources.jobs,
+        };
+        let mut evicted = HashSet::new();
+        loop {
+            match unpack(&job, staging).await {
+                Ok(staging) => return Ok(staging),
+                // A cache that was damaged is no reason to fail; what failed in the same way when it
+                // came from the registry is.
+                Err(Failure { evicted: Some(layer), .. }) if evicted.insert(layer.clone()) => {
+                    staging = make_staging()?;
+                }
+                Err(Failure { error, .. }) => return Err(*error),
+            }
+        }
+    }
 }
 
 /// The record of what DEST holds, if it was made for this platform and with this ownership, by this
@@ -142,52 +245,16 @@ fn present(options: &PullOptions) -> Result<Option<ImageRecord>, PullError> {
     }))
 }
 
-fn holds(record: &ImageRecord, digest: &Digest) -> bool {
-    [&record.resolved_digest, &record.manifest_digest].contains(&&digest.to_string())
+fn up_to_date(record: &ImageRecord, options: &PullOptions) -> Result<Pulled, PullError> {
+    if options.sync {
+        // Who pulled it may not have waited for the disk.
+        apply::sync(&options.dest)?;
+    }
+    Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() })
 }
 
-/// Fetches and applies the layers, lowest first.
-async fn unpack(
-    registry: &Arc<Registry>,
-    resolved: &Resolved,
-    config: &Config,
-    mut staging: Staging,
-    options: &PullOptions,
-) -> Result<Staging, PullError> {
-    let layers = &resolved.manifest.layers;
-    for (index, (layer, diff_id)) in layers.iter().zip(&config.diff_ids).enumerate() {
-        let place = Place { index, total: layers.len() };
-        let (fetch, mut reader) = fetch::fetch(registry, layer, place);
-        let (blob, diff_id) = (layer.clone(), diff_id.clone());
-        let applying = tokio::task::spawn_blocking(move || {
-            let media_type = blob.media_type().to_string();
-            let spec =
-                LayerSpec { media_type: &media_type, diff_id: &diff_id, digest: blob.digest() };
-            let applied = staging.apply_layer(&spec, &mut reader).map_err(PullError::from);
-            // What a decompressor leaves behind its stream's end belongs to the blob as well. Where
-            // the content makes no sense, the rest of it shows whether it is what was asked for.
-            let rest = reader.finish(if applied.is_ok() { u64::MAX } else { MAX_BLAME_BYTES });
-            let digest = blob.digest().to_string();
-            let applied =
-                applied.and_then(|_| rest.map_err(|source| PullError::Layer { digest, source }));
-            (staging, applied)
-        });
-        let (back, applied) =
-            applying.await.map_err(|_| PullError::Unpacker(options.dest.clone()))?;
-        staging = back;
-        if let Err(error) = applied {
-            // A layer that cannot be read is the network's failure, not the unpacker's.
-            return Err(fetch.failure().map_or(error, PullError::from));
-        }
-        let info = LayerInfo {
-            index,
-            total: layers.len(),
-            digest: layer.digest(),
-            size_bytes: layer.size(),
-        };
-        registry.observer().observe(&Event::LayerDone(info));
-    }
-    Ok(staging)
+fn holds(record: &ImageRecord, digest: &Digest) -> bool {
+    [&record.resolved_digest, &record.manifest_digest].contains(&&digest.to_string())
 }
 
 fn record(
@@ -196,7 +263,6 @@ fn record(
     config: Config,
     ownership: Ownership,
 ) -> ImageRecord {
-    let layers = resolved.manifest.layers.iter().zip(&config.diff_ids);
     ImageRecord {
         version: RECORD_VERSION,
         reference: reference.typed().to_owned(),
@@ -204,13 +270,18 @@ fn record(
         manifest_digest: resolved.manifest_digest.to_string(),
         resolved_digest: resolved.resolved_digest.to_string(),
         platform: resolved.platform.to_record(),
-        layers: layers
-            .map(|(layer, diff_id)| RecordedLayer {
-                digest: layer.digest().to_string(),
-                diff_id: diff_id.to_string(),
-            })
-            .collect(),
+        layers: layers(resolved, &config),
         ownership,
         config: config.raw,
     }
+}
+
+fn layers(resolved: &Resolved, config: &Config) -> Vec<RecordedLayer> {
+    let layers = resolved.manifest.layers.iter().zip(&config.diff_ids);
+    layers
+        .map(|(layer, diff_id)| RecordedLayer {
+            digest: layer.digest().to_string(),
+            diff_id: diff_id.to_string(),
+        })
+        .collect()
 }

@@ -15,8 +15,8 @@ use ocipull::apply::{ApplyError, ApplyOptions, Staging, remove};
 use testkit::layers::{Layer, LayerBuilder};
 use testkit::tree::{Options, Tree, assert_same};
 
-const ROOT: ApplyOptions = ApplyOptions { ownership: Ownership::Root, force: false };
-const FORCED: ApplyOptions = ApplyOptions { ownership: Ownership::Root, force: true };
+const ROOT: ApplyOptions = ApplyOptions::new(Ownership::Root, false);
+const FORCED: ApplyOptions = ApplyOptions::new(Ownership::Root, true);
 
 fn one(text: &str) -> Layer {
     plain(&LayerBuilder::new().file("f", text))

@@ -223,17 +223,22 @@ fn paths_too_deep_or_too_long_are_a_bounded_error() {
         let message = host.unpack(&[layer().file("d/".repeat(depth) + "x", "")]).unwrap_err();
         assert!(message.contains("the path is too long"), "{message}");
     }
+    let message = host.unpack(&[layer().file("d/".repeat(1000) + "x", "")]).unwrap_err();
+    assert!(message.contains("the path is deeper than 1000 names"), "{message}");
     // At the limit it works, and goes away again.
-    let deep = "d/".repeat(2000) + "x";
+    let deep = "d/".repeat(999) + "x";
     host.scratch.unpack(&[plain(&layer().file(&deep, ""))]).unwrap();
     let layers = [plain(&layer())];
     unpack(&host.scratch.dest(), &layers, Ownership::Root, true).unwrap();
     assert_eq!(listing(&host.scratch.dest()), [""; 0]);
-    // Longer and longer by links.
+    // Longer and longer, and deeper and deeper, by links.
     let host = Host::new();
-    let long = format!("l/{}x", "e/".repeat(1500));
-    let message = host.unpack(&[layer().symlink("l", "d/".repeat(1000)).file(long, "")]);
+    let long = format!("l/{}x", "eee/".repeat(700));
+    let message = host.unpack(&[layer().symlink("l", "ddd/".repeat(500)).file(long, "")]);
     assert!(message.unwrap_err().contains("once its links are followed"));
+    let deep = format!("l/{}x", "e/".repeat(700));
+    let message = host.unpack(&[layer().symlink("l", "d/".repeat(500)).file(deep, "")]);
+    assert!(message.unwrap_err().contains("the path is deeper than 1000 names"));
 }
 
 #[test]

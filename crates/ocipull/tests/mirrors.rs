@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::{Place, Run, free_port, serve, small_image};
 use ocipull::event::Silent;
-use ocipull::registry::RegistryError;
+use ocipull::registry::{RegistryError, RetryPolicy};
 use testkit::nginx::Nginx;
 use testkit::registry::{Auth, Fault, Listener, Registry, RegistryOptions, Rule};
 
@@ -270,21 +270,24 @@ fn nginx_serves_as_a_mirror_and_redirects_to_a_store() {
     assert_eq!(run.stderr.matches(&store).count(), 3, "{run}");
 }
 
-/// The registry is asked as often as it takes to see that it is down, and then no more.
+/// The registry is asked as often as it takes to see that it is down, each time with its retries, and
+/// then no more.
 #[test]
 fn a_run_without_hosts_ends() {
     let registry = Registry::start(RegistryOptions::default());
     registry.inject(Rule::new(Fault::status(503, "UNAVAILABLE")));
     let reference = format!("{}/app:v1", registry.host()).parse().unwrap();
-    let client =
-        ocipull::registry::Registry::new(&reference, &Default::default(), Arc::new(Silent))
-            .unwrap();
+    let options = ocipull::registry::RegistryOptions {
+        retry: RetryPolicy { retries: 1 },
+        ..Default::default()
+    };
+    let client = ocipull::registry::Registry::new(&reference, &options, Arc::new(Silent)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut last = None;
     for _ in 0..10 {
         last = Some(runtime.block_on(client.get_manifest("v1", None)).unwrap_err());
     }
-    assert_eq!(registry.walk().len(), 3, "{:?}", registry.walk());
+    assert_eq!(registry.walk().len(), 3 * 2, "{:?}", registry.walk());
     let last = last.unwrap();
     assert!(matches!(last, RegistryError::NoneLeft { .. }), "{last}");
     let (text, host) = (last.to_string(), registry.host());

@@ -18,6 +18,7 @@ fn behind(line: &str, inner: &Command) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{line} && exec \"$@\""), "sh"]);
     command.arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command
 }
 
@@ -32,6 +33,7 @@ fn a_umask_that_closes_directories_to_their_owner() {
             let shell = behind(&format!("umask {umask}"), &inner);
             let mut command = user.command(shell.get_program());
             command.args(shell.get_args()).current_dir(dir.path());
+            command.env("XDG_CACHE_HOME", dir.path().join("cache"));
             Run::of(command).succeeded();
             let mode = dir.path().join(name).join("etc").metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, 0o755);
@@ -41,12 +43,16 @@ fn a_umask_that_closes_directories_to_their_owner() {
 
 #[test]
 fn sixty_four_descriptors_are_enough_for_many_directories_deep_ones_too() {
-    let mut layer = LayerBuilder::new().file("d/".repeat(200) + "x", "");
-    for n in 0..200 {
-        layer = layer.file(format!("{n}/f"), "");
+    let mut image = Image::new();
+    for layer in 0..4 {
+        let mut builder = LayerBuilder::new().file("d/".repeat(200) + &layer.to_string(), "");
+        for n in 0..50 {
+            builder = builder.file(format!("{n}/a/b/{layer}"), "");
+        }
+        image = image.layer(builder.build(Compression::Gzip));
     }
     let registry = Registry::start(RegistryOptions::default());
-    Image::new().layer(layer.build(Compression::Gzip)).push(&registry, "app", "v1");
+    image.push(&registry, "app", "v1");
     let place = Place::new();
     let image = format!("{}/app:v1", registry.host());
     for arguments in [vec![&*image, "d"], vec!["--force", &image, "d"], vec!["rm", "d"]] {

@@ -8,9 +8,11 @@ use ctsys::report::Explain;
 use ctsys::{Errno, SysError};
 use oci_spec::image::Digest;
 
-use super::name::NameError;
+use super::limits::LimitError;
+use super::name::{NameError, quoted};
 use super::shape::ShapeError;
 use super::tar::TarError;
+use super::turns::Stopped;
 use crate::decompress::DecompressError;
 
 /// Why a root filesystem could not be made, replaced or removed.
@@ -104,7 +106,7 @@ pub enum ApplyError {
         source: TarError,
     },
     /// One entry of the layer.
-    #[error("cannot unpack \"{}\" of layer {digest}", path.escape_ascii())]
+    #[error("cannot unpack {} of layer {digest}", quoted(path))]
     Entry {
         /// Of the blob.
         digest: Digest,
@@ -133,7 +135,7 @@ pub enum ApplyError {
         diff_id: Digest,
     },
     /// Metadata of a directory, once all else is there.
-    #[error("cannot set the metadata of directory \"/{}\"", path.escape_ascii())]
+    #[error("cannot set the metadata of directory {}", quoted(&[b"/", path.as_slice()].concat()))]
     Metadata {
         /// In the root filesystem.
         path: Vec<u8>,
@@ -141,6 +143,9 @@ pub enum ApplyError {
         #[source]
         source: Box<EntryError>,
     },
+    /// A layer failed before, so the tree is not whole.
+    #[error("not all layers were applied")]
+    Incomplete,
     /// No thread could be started.
     #[error("cannot start a thread")]
     Thread {
@@ -148,6 +153,13 @@ pub enum ApplyError {
         #[source]
         source: io::Error,
     },
+}
+
+impl ApplyError {
+    /// Whether it only says that another layer failed.
+    pub fn is_consequence(&self) -> bool {
+        matches!(self, Self::Entry { source, .. } if matches!(**source, EntryError::Stopped))
+    }
 }
 
 /// Why one entry cannot be made.
@@ -192,25 +204,40 @@ pub enum EntryError {
     /// The root itself as a link or a file.
     #[error("the root can only be a directory")]
     RootKind,
+    /// Past a limit of the image's.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// The layers below will not come any more.
+    #[error("another layer failed")]
+    Stopped,
     /// A type of entry that nobody specified.
     #[error("unknown entry type {:?}", char::from(*.0))]
     UnknownType(u8),
     /// A hard link to nothing.
-    #[error("hard link to \"{}\", which does not exist", .0.escape_ascii())]
+    #[error("hard link to {}, which does not exist", quoted(.0))]
     NoLinkTarget(Vec<u8>),
     /// A hard link to a directory.
-    #[error("hard link to \"{}\", which is a directory", .0.escape_ascii())]
+    #[error("hard link to {}, which is a directory", quoted(.0))]
     LinkToDirectory(Vec<u8>),
-    /// More default access control lists than are kept.
-    #[error("more access control lists of directories than {limit} bytes")]
-    TooManyAcls {
-        /// The limit.
+    /// More attributes of directories than are kept.
+    #[error("the extended attributes of directories together are larger than {limit} bytes")]
+    TooManyXattrs {
+        /// In bytes.
         limit: usize,
     },
 }
 
+impl From<Stopped> for EntryError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
 impl Explain for ApplyError {
     fn hint(&self) -> Option<String> {
+        if let Some(name) = limit_passed(self) {
+            return Some(format!("an image that is trusted may have more: --limit {name}=VALUE"));
+        }
         let hint = match self {
             Self::Exists { .. } => "use --force to replace it, or name another directory",
             Self::NotADirectory { .. } | Self::Unnamed { .. } => {
@@ -241,11 +268,40 @@ fn entry_hint(error: &EntryError) -> Option<String> {
     }
 }
 
+/// The limit that can be raised, if it was one that ended the pull.
+fn limit_passed(error: &ApplyError) -> Option<&'static str> {
+    match error {
+        ApplyError::Entry { source, .. } => match &**source {
+            EntryError::Limit(limit) => Some(limit.name()),
+            EntryError::Shape(ShapeError::TooManyEntries(_)) => Some("entries"),
+            EntryError::Tar(error) => limit_of_headers(error),
+            _ => None,
+        },
+        ApplyError::Tar { source, .. } => limit_of_headers(source),
+        ApplyError::Stream { source, .. } => limit_of_stream(source),
+        _ => None,
+    }
+}
+
+fn limit_of_headers(error: &TarError) -> Option<&'static str> {
+    matches!(error, TarError::TooLarge { .. }).then_some("header-bytes")
+}
+
+fn limit_of_stream(error: &io::Error) -> Option<&'static str> {
+    let inner = error.get_ref()?;
+    match (inner.downcast_ref(), inner.downcast_ref::<LimitError>()) {
+        (Some(DecompressError::Bomb { .. }), _) => Some("expansion-ratio"),
+        (_, limit) => limit.map(LimitError::name),
+    }
+}
+
 fn sys_hint(error: &SysError) -> Option<String> {
     let hint = match error.errno() {
         Errno::ENOSPC | Errno::EDQUOT => {
             "free some space, or name a destination on another file system"
         }
+        Errno::EMFILE => "raise the limit of open files (ulimit -n), or lower --jobs",
+        Errno::EIO => "the disk fails: see the kernel's log (dmesg)",
         Errno::EACCES | Errno::EPERM => "check who owns the directory",
         _ => return None,
     };

@@ -1,4 +1,10 @@
-//! One layer onto the tree, entry by entry.
+//! One layer, entry by entry: onto the tree of those below it, or apart as long as they are not all
+//! there.
+//!
+//! What an entry does depends on lower layers in two cases only. What it hides of them is noted and
+//! done when the layer is laid over their tree ([`merge`](super::merge)); a hard link to a file of
+//! theirs waits for that. Everything else is decided by the layer's own shape. From the moment at
+//! which all lower layers are in, the layer goes on in their tree.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,20 +16,26 @@ use ctsys::rootdir::{self, NodeKind};
 use ctsys::{Errno, SysError};
 
 use super::error::EntryError;
+use super::limits::{Budget, MAX_ENTRIES, MAX_HIDING_BYTES, MAX_OPEN_DIRS};
+use super::merge::{self, Hiding};
 use super::meta::Metadata;
 use super::name::{self, AUFS_LINKS_DIR, Name};
 use super::shape::{LayerShape, Made};
 use super::tar::sparse::Extent;
 use super::tar::{Entry, EntryKind, TarReader};
 use super::tree::Tree;
-
-/// Directories kept open: the entries of a layer come directory by directory, so a few suffice,
-/// also where only 64 descriptors are allowed (RLIMIT_NOFILE).
-const MAX_OPEN_DIRS: usize = 24;
+use super::turns::Turns;
 
 /// A layer being applied.
 pub(super) struct Layer<'t> {
-    tree: &'t mut Tree,
+    turns: &'t Turns,
+    budget: &'t Budget,
+    /// From 0, lowest first.
+    index: usize,
+    /// Where entries are made: the merged tree, or a tree of the layer alone.
+    tree: Tree,
+    /// What it will hide of lower layers, while it has a tree of its own.
+    apart: Option<Hiding>,
     shape: LayerShape,
     /// Directories by the path that entries name them by. All of them are in `shape`, so whatever
     /// could make one stale shows there.
@@ -44,8 +56,20 @@ struct Place {
 }
 
 impl<'t> Layer<'t> {
-    pub(super) fn new(tree: &'t mut Tree) -> Self {
-        Self { tree, shape: LayerShape::default(), open: HashMap::new() }
+    /// Layer `index`, whose turn it may be already; if not, it begins in the empty tree `own`.
+    pub(super) fn new(
+        turns: &'t Turns,
+        budget: &'t Budget,
+        index: usize,
+        own: Option<Tree>,
+    ) -> Result<Self, EntryError> {
+        let max_entries = usize::try_from(budget.limits().entries).unwrap_or(usize::MAX);
+        let shape = LayerShape::new(max_entries.max(MAX_ENTRIES));
+        let (tree, apart) = match own {
+            Some(own) => (own, Some(Hiding::default())),
+            None => (turns.take(index)?, None),
+        };
+        Ok(Self { turns, budget, index, tree, apart, shape, open: HashMap::new() })
     }
 
     /// Applies an entry, whose data is read from `reader`.
@@ -54,50 +78,79 @@ impl<'t> Layer<'t> {
         mut entry: Entry,
         reader: &mut TarReader<R>,
     ) -> Result<(), EntryError> {
+        self.budget.take_entry()?;
+        if self.apart.is_some() && self.turns.has_come(self.index) {
+            self.lay_down()?;
+        }
         match Name::parse(&entry.path)? {
             Name::Skipped => Ok(()),
             Name::Whiteout(path) => self.whiteout(&path),
-            Name::Opaque(path) => self.tree.purge(&path, &self.shape),
+            Name::Opaque(path) => self.opaque(&path),
             Name::Path(path) if path.is_empty() => self.root(&mut entry),
-            Name::Path(path) => {
-                let place = self.place(&path)?;
-                let meta = Metadata::take(&mut entry)?;
-                match entry.kind {
-                    EntryKind::File => self.file(&place, &meta, &entry, reader),
-                    EntryKind::Directory => self.directory(&path, &place, meta),
-                    EntryKind::Symlink => self.symlink(&place, &meta, &entry.link),
-                    EntryKind::HardLink => self.hard_link(&place, &entry.link),
-                    EntryKind::Fifo => self.node(&place, &meta, NodeKind::Fifo),
-                    EntryKind::CharDevice | EntryKind::BlockDevice => {
-                        self.device(&place, &meta, &entry)
-                    }
-                    EntryKind::Unknown(flag) => Err(EntryError::UnknownType(flag)),
-                }
-            }
+            Name::Path(path) => match entry.kind {
+                EntryKind::Directory => self.directory(&path, &mut entry),
+                EntryKind::HardLink => self.hard_link(&path, &entry.link),
+                _ => self.leaf(&path, &mut entry, reader),
+            },
         }
     }
 
-    /// Ends the layer: AUFS's directory of link targets was only there to link to.
-    pub(super) fn finish(self) -> Result<(), EntryError> {
-        if self.shape.get(AUFS_LINKS_DIR).is_some() {
-            let root = self.tree.open_dir(b"")?;
-            self.tree.remove(&root, AUFS_LINKS_DIR, AUFS_LINKS_DIR)?;
+    fn leaf<R: BufRead>(
+        &mut self,
+        path: &[u8],
+        entry: &mut Entry,
+        reader: &mut TarReader<R>,
+    ) -> Result<(), EntryError> {
+        let place = self.place(path)?;
+        let meta = Metadata::take(entry)?;
+        match entry.kind {
+            EntryKind::File => self.file(&place, &meta, entry, reader),
+            EntryKind::Symlink => self.symlink(&place, &meta, &entry.link),
+            EntryKind::Fifo => self.node(&place, &meta, NodeKind::Fifo),
+            EntryKind::CharDevice => self.device(&place, &meta, entry, NodeKind::Char),
+            EntryKind::BlockDevice => self.device(&place, &meta, entry, NodeKind::Block),
+            EntryKind::Unknown(flag) => Err(EntryError::UnknownType(flag)),
+            EntryKind::Directory | EntryKind::HardLink => Ok(()),
         }
+    }
+
+    /// Ends the layer, in the merged tree, and passes that on.
+    pub(super) fn finish(mut self) -> Result<(), EntryError> {
+        self.lay_down()?;
+        // AUFS's directory of link targets was only there to link to.
+        if self.shape.get(AUFS_LINKS_DIR).is_some() {
+            self.tree.remove_path(AUFS_LINKS_DIR)?;
+        }
+        self.turns.pass_on(self.index, self.tree);
         Ok(())
+    }
+
+    /// Waits for the lower layers, if the layer is apart from them, and goes on in their tree.
+    fn lay_down(&mut self) -> Result<(), EntryError> {
+        let Some(hiding) = self.apart.take() else { return Ok(()) };
+        let tree = self.turns.take(self.index)?;
+        let mut own = std::mem::replace(&mut self.tree, tree);
+        self.open.clear();
+        merge::lay_over(&mut self.tree, &mut own, &self.shape, &hiding)
     }
 
     fn root(&mut self, entry: &mut Entry) -> Result<(), EntryError> {
         if entry.kind != EntryKind::Directory {
             return Err(EntryError::RootKind);
         }
+        if let Some(hiding) = &mut self.apart {
+            hiding.has_root = true;
+        }
         let root = self.tree.open_dir(b"")?;
-        self.tree.set_dir(&root, b"", Metadata::take(entry)?, false)
+        self.tree.set_dir(&root, b"", Metadata::take(entry)?)
     }
 
     /// Hides what lower layers have at `path`. Only true directories are gone through: below a
     /// link there is nothing of that name in the merged tree.
     fn whiteout(&mut self, path: &[u8]) -> Result<(), EntryError> {
-        let (parent, name) = name::split(path);
+        if self.notes_hiding(|hiding| hiding.hide_at(path))? {
+            return Ok(());
+        }
         match self.shape.get(path) {
             // The layer itself has it, by an entry that came earlier: that stays, and what it
             // would merge with goes.
@@ -108,17 +161,38 @@ impl<'t> Layer<'t> {
                 self.tree.purge(path, &self.shape)
             }
             Some(Made::Symlink(_) | Made::Other) => Ok(()),
-            None => match self.tree.find_dir(parent)? {
-                Some(parent) => self.tree.remove(&parent, name, path),
-                None => Ok(()),
-            },
+            None => self.tree.remove_path(path),
+        }
+    }
+
+    /// Hides what lower layers have in the directory `path`.
+    fn opaque(&mut self, path: &[u8]) -> Result<(), EntryError> {
+        if self.notes_hiding(|hiding| hiding.hide_below(path))? {
+            return Ok(());
+        }
+        self.tree.purge(path, &self.shape)
+    }
+
+    /// Notes what is hidden of lower layers, if this one is apart from them. One that hides more
+    /// than is kept in memory waits for its turn instead.
+    fn notes_hiding(&mut self, note: impl FnOnce(&mut Hiding)) -> Result<bool, EntryError> {
+        match &mut self.apart {
+            Some(hiding) if hiding.bytes() < MAX_HIDING_BYTES => {
+                note(hiding);
+                Ok(true)
+            }
+            Some(_) => self.lay_down().map(|()| false),
+            None => Ok(false),
         }
     }
 
     fn place(&mut self, path: &[u8]) -> Result<Place, EntryError> {
         let (parent, name) = name::split(path);
+        // Before and after the layer's links are followed.
+        self.budget.allow_path(path)?;
         let parent = self.parent(parent)?;
         let path = name::join(&parent.path, name);
+        self.budget.allow_path(&path)?;
         Ok(Place { parent, name: name.to_vec(), path })
     }
 
@@ -168,7 +242,7 @@ impl<'t> Layer<'t> {
             None => copy(reader, &mut file, u64::MAX)?,
             Some(extents) => copy_sparse(reader, &mut file, extents, entry.size)?,
         }
-        self.tree.keeper.set_file(&file, meta, &place.path)?;
+        self.tree.keeper.set_open(&file, meta, &place.path)?;
         self.made(place, Made::Other)
     }
 
@@ -178,15 +252,25 @@ impl<'t> Layer<'t> {
         self.tree.make_new(parent, &place.name, &place.path, make)
     }
 
-    fn directory(&mut self, raw: &[u8], place: &Place, meta: Metadata) -> Result<(), EntryError> {
-        let parent = &place.parent.fd;
-        let (fd, is_new) = self.tree.make_dir(parent, &place.name, &place.path)?;
-        self.tree.set_dir(&fd, &place.path, meta, is_new)?;
-        let before = self.shape.insert(&place.path, Made::Dir { explicit: true })?;
-        if matches!(before, Some(Made::Symlink(_))) {
+    fn directory(&mut self, path: &[u8], entry: &mut Entry) -> Result<(), EntryError> {
+        let mut place = self.place(path)?;
+        let before = self.shape.get(&place.path);
+        let replaces_link = matches!(before, Some(Made::Symlink(_)));
+        // What the layer had there before replaced all that lower ones have.
+        if matches!(before, Some(Made::Symlink(_) | Made::Other))
+            && self.apart.is_some()
+            && !self.notes_hiding(|hiding| hiding.hide_at(&place.path))?
+        {
+            place = self.place(path)?;
+        }
+        let meta = Metadata::take(entry)?;
+        let fd = self.tree.make_dir(&place.parent.fd, &place.name, &place.path)?;
+        self.tree.set_dir(&fd, &place.path, meta)?;
+        self.shape.insert(&place.path, Made::Dir { explicit: true })?;
+        if replaces_link {
             self.open.clear();
         }
-        self.keep_open(raw, OpenDir { path: place.path.clone(), fd });
+        self.keep_open(path, OpenDir { path: place.path, fd });
         Ok(())
     }
 
@@ -200,7 +284,7 @@ impl<'t> Layer<'t> {
 
     /// A further name for a file of this layer or of a lower one. It has no metadata of its own:
     /// that of the file stands.
-    fn hard_link(&mut self, place: &Place, link: &[u8]) -> Result<(), EntryError> {
+    fn hard_link(&mut self, path: &[u8], link: &[u8]) -> Result<(), EntryError> {
         let missing = || EntryError::NoLinkTarget(link.to_vec());
         let target = name::clean(link)?;
         if target.is_empty() {
@@ -209,6 +293,11 @@ impl<'t> Layer<'t> {
         let (target_parent, target_name) = name::split(&target);
         let target_parent = self.shape.resolve_dir(target_parent)?;
         let target = name::join(&target_parent, target_name);
+        if self.shape.get(&target).is_none() {
+            // It may be a lower layer's.
+            self.lay_down()?;
+        }
+        let place = self.place(path)?;
         let from = self.tree.find_dir(&target_parent)?.ok_or_else(missing)?;
         let stat = rootdir::stat_at(&from, target_name)?.ok_or_else(missing)?;
         if rootdir::is_type(&stat, S_IFDIR) {
@@ -228,12 +317,12 @@ impl<'t> Layer<'t> {
         };
         if target == place.path {
             // It is there, and by this entry the layer's own: its whiteouts let it stand.
-            return self.made(place, made);
+            return self.made(&place, made);
         }
         let parent = &place.parent.fd;
         let make = || rootdir::link_at(&from, target_name, parent, &place.name);
         self.tree.make_new(parent, &place.name, &place.path, make)?;
-        self.made(place, made)
+        self.made(&place, made)
     }
 
     fn node(&mut self, place: &Place, meta: &Metadata, kind: NodeKind) -> Result<(), EntryError> {
@@ -245,15 +334,19 @@ impl<'t> Layer<'t> {
     }
 
     /// A device, or an empty file in its place where none may be made.
-    fn device(&mut self, place: &Place, meta: &Metadata, entry: &Entry) -> Result<(), EntryError> {
+    fn device(
+        &mut self,
+        place: &Place,
+        meta: &Metadata,
+        entry: &Entry,
+        kind: impl Fn(u32, u32) -> NodeKind,
+    ) -> Result<(), EntryError> {
         let (major, minor) = entry.device;
-        let bad = || EntryError::Device { major, minor };
         let numbers = (u32::try_from(major).ok(), u32::try_from(minor).ok());
-        let (Some(major), Some(minor)) = numbers else { return Err(bad()) };
-        let kind = match entry.kind {
-            EntryKind::CharDevice => NodeKind::Char(major, minor),
-            _ => NodeKind::Block(major, minor),
+        let (Some(major), Some(minor)) = numbers else {
+            return Err(EntryError::Device { major, minor });
         };
+        let kind = kind(major, minor);
         if self.tree.keeper.makes_devices() {
             match self.node(place, meta, kind) {
                 // Root without CAP_MKNOD, as in most containers.
@@ -262,7 +355,7 @@ impl<'t> Layer<'t> {
             }
         }
         let file = self.create(place)?;
-        self.tree.keeper.set_file(&file, meta, &place.path)?;
+        self.tree.keeper.set_open(&file, meta, &place.path)?;
         self.tree.keeper.notes.devices.add(&place.path);
         self.made(place, Made::Other)
     }

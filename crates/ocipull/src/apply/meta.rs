@@ -2,10 +2,10 @@
 //!
 //! The order matters: chown(2) takes set-user-id bits and file capabilities away, so the owner
 //! comes first and those after it; `user.` attributes need write permission, so the mode comes
-//! after them; the times last, as all else touches the file. A directory's mode, times and access
-//! control lists wait until the whole tree is there (see [`DirMeta`]).
+//! after them; the times last, as all else touches the file. A directory's metadata waits until the
+//! whole tree is there (see [`Tree::finish`](super::tree::Tree::finish)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use ctsys::record::Ownership;
@@ -13,18 +13,17 @@ use ctsys::rootdir::{self, FileTime};
 use ctsys::{Errno, SysError, xattr};
 
 use super::error::EntryError;
-use super::limits::MAX_DEFERRED_ACL_BYTES;
 use super::tar::Entry;
 use super::warning::Notes;
 
 /// Where umoci and its kin keep the owner that a file has in the image.
 const ROOTLESS_XATTR: &[u8] = b"user.rootlesscontainers";
 
-/// Access control lists, which for a directory have to wait.
-const ACL_PREFIX: &[u8] = b"system.posix_acl_";
-
 /// The mode of a directory that a layer implies but does not have.
 const IMPLIED_DIR_MODE: u32 = 0o755;
+
+/// Different owners that are remembered. An image has a few dozen; past this each costs a call.
+const MAX_TRIED_OWNERS: usize = 4096;
 
 /// An entry's metadata, ids in range.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +54,11 @@ impl Metadata {
     pub(super) fn implied() -> Self {
         Self { mode: IMPLIED_DIR_MODE, ..Self::default() }
     }
+
+    /// What the attributes take in memory.
+    pub(super) fn xattr_bytes(&self) -> usize {
+        self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
 }
 
 fn id(which: &'static str, got: i64) -> Result<u32, EntryError> {
@@ -62,28 +66,31 @@ fn id(which: &'static str, got: i64) -> Result<u32, EntryError> {
     u32::try_from(got).ok().filter(|&id| id != u32::MAX).ok_or(EntryError::Id { which, got })
 }
 
-/// What a directory gets when nothing more is put into it: making files changes its times, its
-/// final mode may keep its own owner out, and a default access control list would pass on to the
-/// files made in it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct DirMeta {
-    mode: u32,
-    accessed: FileTime,
-    modified: FileTime,
-    acls: Box<[(Vec<u8>, Vec<u8>)]>,
-}
-
 /// Sets metadata as the kind of ownership allows, and notes what it does not.
 #[derive(Debug)]
 pub(super) struct Keeper {
     ownership: Ownership,
-    acl_bytes: usize,
+    /// Owners that the kernel took.
+    tried_owners: BTreeSet<(u32, u32)>,
     pub(super) notes: Notes,
 }
 
 impl Keeper {
     pub(super) fn new(ownership: Ownership) -> Self {
-        Self { ownership, acl_bytes: 0, notes: Notes::default() }
+        Self { ownership, tried_owners: BTreeSet::new(), notes: Notes::default() }
+    }
+
+    /// Fails for an owner that [`Keeper::set_open`] would fail for, by trying it on `file`.
+    pub(super) fn try_owner(&mut self, file: impl AsFd, meta: &Metadata) -> Result<(), EntryError> {
+        let owner = (meta.uid, meta.gid);
+        if self.ownership == Ownership::Single || self.tried_owners.contains(&owner) {
+            return Ok(());
+        }
+        owned(rootdir::set_owner(file, meta.uid, meta.gid), meta)?;
+        if self.tried_owners.len() < MAX_TRIED_OWNERS {
+            self.tried_owners.insert(owner);
+        }
+        Ok(())
     }
 
     /// Whether device files may be made at all.
@@ -91,8 +98,9 @@ impl Keeper {
         self.ownership == Ownership::Root
     }
 
-    /// A regular file that is written already. `path` is for messages.
-    pub(super) fn set_file(
+    /// An open regular file that is written already, or a directory into which nothing more is put.
+    /// `path` is for messages.
+    pub(super) fn set_open(
         &mut self,
         file: impl AsFd,
         meta: &Metadata,
@@ -104,49 +112,6 @@ impl Keeper {
         }
         rootdir::set_mode(&file, meta.mode)?;
         Ok(rootdir::set_times(&file, meta.accessed, meta.modified)?)
-    }
-
-    /// A directory: what can be set at once is set, the rest returned for [`Keeper::finish_dir`].
-    /// One that was there before loses the attributes that it had.
-    pub(super) fn set_dir(
-        &mut self,
-        dir: impl AsFd,
-        meta: Metadata,
-        path: &[u8],
-        is_new: bool,
-    ) -> Result<DirMeta, EntryError> {
-        if !is_new {
-            clear_xattrs(dir.as_fd())?;
-        }
-        self.set_owner(dir.as_fd(), &meta, path)?;
-        let mut acls = Vec::new();
-        for (name, value) in meta.xattrs {
-            if !name.starts_with(ACL_PREFIX) {
-                self.set_xattr(path, &name, || xattr::set(&dir, &name, &value))?;
-                continue;
-            }
-            self.acl_bytes = self.acl_bytes.saturating_add(name.len() + value.len());
-            if self.acl_bytes > MAX_DEFERRED_ACL_BYTES {
-                return Err(EntryError::TooManyAcls { limit: MAX_DEFERRED_ACL_BYTES });
-            }
-            acls.push((name, value));
-        }
-        let Metadata { mode, accessed, modified, .. } = meta;
-        Ok(DirMeta { mode, accessed, modified, acls: acls.into() })
-    }
-
-    /// What [`Keeper::set_dir`] left.
-    pub(super) fn finish_dir(
-        &mut self,
-        dir: impl AsFd,
-        meta: &DirMeta,
-        path: &[u8],
-    ) -> Result<(), EntryError> {
-        for (name, value) in &meta.acls {
-            self.set_xattr(path, name, || xattr::set(&dir, name, value))?;
-        }
-        rootdir::set_mode(&dir, meta.mode)?;
-        Ok(rootdir::set_times(&dir, meta.accessed, meta.modified)?)
     }
 
     /// A symbolic link, or with `has_mode` a pipe or device: what cannot be opened.
@@ -243,9 +208,11 @@ fn is_refusal(error: &SysError) -> bool {
     matches!(error.errno(), Errno::EPERM | Errno::EACCES | Errno::EOPNOTSUPP)
 }
 
-fn clear_xattrs(dir: BorrowedFd<'_>) -> Result<(), EntryError> {
-    for name in xattr::list(dir)? {
-        match xattr::remove(dir, &name) {
+/// Takes away what a new directory got from the one that it stands in: a default access control
+/// list would pass on to all that is made in it.
+pub(super) fn clear_xattrs(dir: impl AsFd) -> Result<(), EntryError> {
+    for name in xattr::list(&dir)? {
+        match xattr::remove(&dir, &name) {
             // The host's own (an SELinux label), not the image's.
             Err(e) if is_refusal(&e) || e.errno() == Errno::ENODATA => {}
             other => other?,

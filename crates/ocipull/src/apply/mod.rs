@@ -2,8 +2,13 @@
 //!
 //! ```text
 //! blob -> decompress -> pipe -> tar -> name -> shape -> layer -> tree -> staging -> DEST
-//!         (sniffed)    (hash)  (entry) (clean) (resolve) (merge)  (fds)   (rename)
+//!         (sniffed)    (hash)  (entry) (clean) (resolve)  |      (fds)   (rename)
+//!                                                         +-> merge, for one that came early
 //! ```
+//!
+//! Several layers may be on their way at once. The lowest that is not in yet writes into the merged
+//! tree. Those above write into directories of their own, and when their turn comes are laid over
+//! the tree and go on in it (`turns`, `merge`): the result is that of one after the other.
 //!
 //! What the result is where specifications leave room:
 //!
@@ -19,9 +24,12 @@
 //! Paths are resolved in memory; on disk every directory is opened without following a link, and
 //! every name is made anew, never opened ([`ctsys::rootdir`]).
 
+mod commit;
+mod confine;
 mod error;
 mod layer;
 pub mod limits;
+mod merge;
 mod meta;
 pub mod name;
 mod pipe;
@@ -31,9 +39,12 @@ pub mod shape;
 mod staging;
 pub mod tar;
 mod tree;
+mod turns;
 mod warning;
 
+pub use commit::sync;
 pub use error::{ApplyError, EntryError};
+pub use limits::Limits;
 pub use remove::remove;
 pub use staging::{ApplyOptions, LayerSpec, LayerStats, Staging};
 pub use warning::Warning;

@@ -11,6 +11,9 @@ const OPAQUE_MARKER: &[u8] = b".wh..wh..opq";
 /// Where AUFS kept the files that have several names: the targets of hard links.
 pub const AUFS_LINKS_DIR: &[u8] = b".wh..wh.plnk";
 
+/// Of a name in a message, at most.
+const MAX_SHOWN_BYTES: usize = 200;
+
 /// Why a name is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -111,9 +114,29 @@ pub fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
 }
 
+/// A name for a message: escaped, and one that is longer than a line's worth with its middle left
+/// out.
+pub fn quoted(name: &[u8]) -> String {
+    let end = name.len().saturating_sub(MAX_SHOWN_BYTES / 2);
+    match (name.get(..MAX_SHOWN_BYTES / 2), name.get(end..)) {
+        (Some(first), Some(last)) if name.len() > MAX_SHOWN_BYTES => {
+            let (first, last) = (first.escape_ascii(), last.escape_ascii());
+            format!("\"{first}...{last}\" ({} bytes)", name.len())
+        }
+        _ => format!("\"{}\"", name.escape_ascii()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_name_is_shown_by_its_ends() {
+        assert_eq!(quoted(b"a\n"), r#""a\n""#);
+        let shown = quoted(&[b"a".repeat(300), b"z".repeat(300)].concat());
+        assert_eq!(shown, format!("\"{}...{}\" (600 bytes)", "a".repeat(100), "z".repeat(100)));
+    }
 
     #[test]
     fn paths_are_cleaned_and_none_leads_out() {

@@ -1,40 +1,50 @@
-//! Two threads for a layer: one inflates and hashes, the other parses and writes.
+//! Three threads for a layer: one inflates, one hashes, one parses and writes.
 //!
 //! ```text
-//! blob -> decompress -> hash -> [full buffers] -> BufRead of the tar reader
-//!                        ^------ [empty buffers] <------|
+//! blob -> decompress -> [full buffers] -> hash -> [hashed buffers] -> BufRead of the tar reader
+//!             ^---------------------- [empty buffers] <----------------------|
 //! ```
 //!
-//! The buffers go round, so memory is bounded whatever the layer's size, and the slower side
-//! holds the faster one up.
+//! The buffers go round, so memory is bounded whatever the layer's size, and the slowest side
+//! holds the others up. None of the threads can open a file but for the last one, below the trees
+//! that it is given ([`confine`]).
 
 use std::io::{self, BufRead, Read};
+use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use oci_spec::image::DigestAlgorithm;
 use sha2::digest::DynDigest;
 
-use super::{ApplyError, LayerSpec};
+use super::limits::Budget;
+use super::{ApplyError, LayerSpec, confine};
 use crate::decompress;
 
 /// Large enough that a hand-over costs nothing beside the inflating of a buffer.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Enough that neither side waits for the other's scheduling.
-const BUFFERS: usize = 4;
+/// One for each thread and some in between, so that none waits for another's scheduling.
+const BUFFERS: usize = 6;
+
+type Filled = io::Result<Vec<u8>>;
 
 /// Runs `consume` over the uncompressed stream of `blob`, reads on to the stream's end whatever
-/// `consume` left, and checks the diff_id. The number of bytes comes with the result.
-pub(super) fn with_stream<T>(
+/// `consume` left, and checks the diff_id. `consume` reaches files below `trees` only. The number
+/// of bytes comes with the result.
+pub(super) fn with_stream<T: Send>(
     layer: &LayerSpec<'_>,
+    budget: &Budget,
+    trees: &[BorrowedFd<'_>],
     blob: &mut (dyn Read + Send),
-    consume: impl FnOnce(&mut PipeReader) -> Result<T, ApplyError>,
+    consume: impl FnOnce(&mut PipeReader) -> Result<T, ApplyError> + Send,
 ) -> Result<(T, u64), ApplyError> {
     let mut hasher = hasher_for(layer)?;
     let layer_error = |source| ApplyError::Decompress { digest: layer.digest.clone(), source };
-    let mut stream = decompress::open(layer.media_type, blob).map_err(layer_error)?;
+    let limit = budget.limits().expansion_ratio;
+    let mut stream = decompress::open(layer.media_type, blob, limit).map_err(layer_error)?;
     let (full_in, full) = sync_channel(BUFFERS);
+    let (hashed_in, hashed) = sync_channel(BUFFERS);
     let (empty, empty_out) = sync_channel(BUFFERS);
     for _ in 0..BUFFERS {
         // There is room for all, and the receiver is here.
@@ -42,20 +52,40 @@ pub(super) fn with_stream<T>(
     }
     let hashing = hasher.as_mut();
     let (consumed, bytes) = thread::scope(|scope| {
-        // Of this closure, not of the function: a failure drops it before the scope waits for the
-        // inflating thread, which ends when it finds its receiver gone.
-        let mut reader = PipeReader { full, empty, buffer: Vec::new(), position: 0, bytes: 0 };
-        thread::Builder::new()
-            .name("inflate".into())
-            .spawn_scoped(scope, move || inflate(&mut stream, hashing, &empty_out, &full_in))
-            .map_err(|source| ApplyError::Thread { source })?;
-        let consumed = consume(&mut reader)?;
-        // What stands behind the end marker belongs to the diff_id as well.
-        reader.drain().map_err(|source| stream_error(layer, source))?;
-        Ok::<_, ApplyError>((consumed, reader.bytes))
+        let inflating = move || {
+            confine::to_nothing();
+            inflate(&mut stream, budget, &empty_out, &full_in);
+        };
+        spawn(scope, "inflate", inflating)?;
+        spawn(scope, "hash", move || hash(hashing, &full, &hashed_in))?;
+        let unpacking = move || {
+            confine::to_trees(trees);
+            // Of this thread: a failure drops it, and the threads before end when they find their
+            // receiver gone.
+            let mut reader = PipeReader::new(hashed, empty);
+            let consumed = consume(&mut reader)?;
+            // What stands behind the end marker belongs to the diff_id as well.
+            reader.drain().map_err(|source| stream_error(layer, source))?;
+            Ok::<_, ApplyError>((consumed, reader.bytes))
+        };
+        joined(spawn(scope, "unpack", unpacking)?)
     })?;
     check_diff_id(layer, hasher)?;
     Ok((consumed, bytes))
+}
+
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, ApplyError> {
+    let named = thread::Builder::new().name(name.into());
+    named.spawn_scoped(scope, body).map_err(|source| ApplyError::Thread { source })
+}
+
+/// What the thread returned; its panic goes on in this one.
+fn joined<T>(handle: ScopedJoinHandle<'_, T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// The error of a stream that cannot be read to its end.
@@ -65,17 +95,19 @@ pub(super) fn stream_error(layer: &LayerSpec<'_>, source: io::Error) -> ApplyErr
 
 fn inflate(
     stream: &mut dyn Read,
-    hasher: &mut (dyn DynDigest + Send),
+    budget: &Budget,
     empty: &Receiver<Vec<u8>>,
-    full: &SyncSender<io::Result<Vec<u8>>>,
+    full: &SyncSender<Filled>,
 ) {
     while let Ok(mut buffer) = empty.recv() {
         buffer.resize(BUFFER_BYTES, 0);
-        let filled = fill(stream, &mut buffer);
+        let filled = fill(stream, &mut buffer).and_then(|length| {
+            budget.take_bytes(length).map_err(io::Error::other)?;
+            Ok(length)
+        });
         let end = !matches!(filled, Ok(length) if length == BUFFER_BYTES);
         let message = filled.map(|length| {
             buffer.truncate(length);
-            hasher.update(&buffer);
             buffer
         });
         // A receiver that is gone has failed, and says itself why.
@@ -98,9 +130,21 @@ fn fill(stream: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
+fn hash(hasher: &mut (dyn DynDigest + Send), full: &Receiver<Filled>, hashed: &SyncSender<Filled>) {
+    confine::to_nothing();
+    while let Ok(message) = full.recv() {
+        if let Ok(buffer) = &message {
+            hasher.update(buffer);
+        }
+        if hashed.send(message).is_err() {
+            return;
+        }
+    }
+}
+
 /// The reading end.
 pub(super) struct PipeReader {
-    full: Receiver<io::Result<Vec<u8>>>,
+    hashed: Receiver<Filled>,
     empty: SyncSender<Vec<u8>>,
     buffer: Vec<u8>,
     position: usize,
@@ -108,6 +152,10 @@ pub(super) struct PipeReader {
 }
 
 impl PipeReader {
+    fn new(hashed: Receiver<Filled>, empty: SyncSender<Vec<u8>>) -> Self {
+        Self { hashed, empty, buffer: Vec::new(), position: 0, bytes: 0 }
+    }
+
     fn drain(&mut self) -> io::Result<()> {
         loop {
             let length = self.fill_buf()?.len();
@@ -128,7 +176,7 @@ impl BufRead for PipeReader {
                 let _ = self.empty.try_send(used);
             }
             // A sender that is gone has sent its last buffer.
-            if let Ok(buffer) = self.full.recv() {
+            if let Ok(buffer) = self.hashed.recv() {
                 self.buffer = buffer?;
                 self.bytes += self.buffer.len() as u64;
             }

@@ -13,9 +13,12 @@
 //! mislead it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::limits::{MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES, MAX_PATHS_BYTES};
-use super::name::{join, split};
+use super::limits::{
+    MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES, MAX_PATHS_BYTES, MAX_WALKED_BYTES,
+};
+use super::name::{join, quoted, split};
 
 /// What the layer has at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +48,7 @@ impl Made {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
     /// Something on the way is no directory.
-    #[error("\"{}\" in the same layer is not a directory", .0.escape_ascii())]
+    #[error("{} in the same layer is not a directory", quoted(.0))]
     NotADirectory(Vec<u8>),
     /// A loop, or more links than the kernel would follow.
     #[error("more than {MAX_LINKS_FOLLOWED} symbolic links on the way")]
@@ -53,23 +56,40 @@ pub enum ShapeError {
     /// Longer than a path may be, once its links are followed.
     #[error("the path is longer than {MAX_PATH_BYTES} bytes once its links are followed")]
     TooLong,
-    /// Past [`MAX_ENTRIES`].
-    #[error("the layer has more than {MAX_ENTRIES} paths")]
-    TooManyEntries,
+    /// Past [`MAX_ENTRIES`], or what it was raised to.
+    #[error("the layer has more than {0} paths")]
+    TooManyEntries(usize),
     /// Past [`MAX_PATHS_BYTES`].
     #[error("the paths together are longer than {MAX_PATHS_BYTES} bytes")]
     TooManyBytes,
+    /// Past [`MAX_WALKED_BYTES`].
+    #[error("the layer's paths and links take more than {MAX_WALKED_BYTES} bytes to resolve")]
+    TooMuchWalked,
 }
 
 /// The paths that a layer made so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LayerShape {
+    max_entries: usize,
     made: BTreeMap<Box<[u8]>, Made>,
     /// Of the keys and of the links' targets.
     bytes: usize,
+    /// Of the paths looked up so far: what resolving costs.
+    walked_bytes: AtomicU64,
+}
+
+impl Default for LayerShape {
+    fn default() -> Self {
+        Self::new(MAX_ENTRIES)
+    }
 }
 
 impl LayerShape {
+    /// Empty, for at most so many paths.
+    pub fn new(max_entries: usize) -> Self {
+        Self { max_entries, made: BTreeMap::new(), bytes: 0, walked_bytes: AtomicU64::new(0) }
+    }
+
     /// The directory that the clean path `raw` means in this layer, free of links. It need not
     /// exist yet.
     pub fn resolve_dir(&self, raw: &[u8]) -> Result<Vec<u8>, ShapeError> {
@@ -80,6 +100,7 @@ impl LayerShape {
         let mut links = 0;
         while let Some(name) = left.pop() {
             if &*name == b".." {
+                self.count_walked(done.len())?;
                 // Above the root is the root, as the kernel has it.
                 done.truncate(split(&done).0.len());
                 continue;
@@ -88,6 +109,7 @@ impl LayerShape {
             if next.len() > MAX_PATH_BYTES {
                 return Err(ShapeError::TooLong);
             }
+            self.count_walked(next.len())?;
             match self.made.get(next.as_slice()) {
                 None | Some(Made::Dir { .. }) => done = next,
                 Some(Made::Other) => return Err(ShapeError::NotADirectory(next)),
@@ -106,6 +128,16 @@ impl LayerShape {
         Ok(done)
     }
 
+    /// All that the layer has, by path: a directory stands before what is in it.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Made)> {
+        self.made.iter().map(|(path, made)| (path.as_ref(), made))
+    }
+
+    fn count_walked(&self, bytes: usize) -> Result<(), ShapeError> {
+        let before = self.walked_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if before > MAX_WALKED_BYTES { Err(ShapeError::TooMuchWalked) } else { Ok(()) }
+    }
+
     /// What the layer has at the resolved path.
     pub fn get(&self, path: &[u8]) -> Option<&Made> {
         self.made.get(path)
@@ -114,8 +146,8 @@ impl LayerShape {
     /// Notes what an entry made; gives what stood there before.
     pub fn insert(&mut self, path: &[u8], made: Made) -> Result<Option<Made>, ShapeError> {
         let replaced = self.made.get(path).map(|before| path.len() + before.bytes());
-        if self.made.len() >= MAX_ENTRIES && replaced.is_none() {
-            return Err(ShapeError::TooManyEntries);
+        if self.made.len() >= self.max_entries && replaced.is_none() {
+            return Err(ShapeError::TooManyEntries(self.max_entries));
         }
         let kept = self.bytes - replaced.unwrap_or(0);
         let bytes = kept.saturating_add(path.len() + made.bytes());

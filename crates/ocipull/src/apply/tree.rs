@@ -1,4 +1,4 @@
-//! The merged tree on disk, and what its directories will be in the end.
+//! A tree on disk, and what its directories will be in the end.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,31 +8,36 @@ use ctsys::SysError;
 use ctsys::rootdir::{self, RootDir};
 
 use super::error::EntryError;
-use super::limits::MAX_PATHS_BYTES;
-use super::meta::{DirMeta, Keeper, Metadata};
+use super::limits::{MAX_DIR_XATTR_BYTES, MAX_PATHS_BYTES};
+use super::meta::{Keeper, Metadata, clear_xattrs};
 use super::name::join;
 use super::shape::{LayerShape, Made, ShapeError, keys_below};
 
-/// A root filesystem that is being made. Paths are clean and free of links; one that is not, on
-/// disk, fails.
+/// A root filesystem that is being made, or one layer's part of it. Paths are clean and free of
+/// links; one that is not, on disk, fails.
+///
+/// A directory's metadata is kept in memory until [`Tree::finish`]: making files changes its times,
+/// its final mode may keep its own owner out, a default access control list would pass on to what is
+/// made in it, and a layer above may say something else anyway.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: RootDir,
     /// Every directory of the tree.
-    dirs: BTreeMap<Box<[u8]>, DirMeta>,
+    dirs: BTreeMap<Box<[u8]>, Metadata>,
     /// Of their paths together.
     dir_bytes: usize,
+    /// Of their attributes together.
+    xattr_bytes: usize,
     pub(super) keeper: Keeper,
 }
 
 impl Tree {
     /// Takes an empty directory.
     pub(super) fn new(root: OwnedFd, keeper: Keeper) -> Result<Self, EntryError> {
-        let mut tree =
-            Self { root: RootDir::new(root), dirs: BTreeMap::new(), dir_bytes: 0, keeper };
-        let root = tree.open_dir(b"")?;
-        // Not new: it may have got access control lists from the directory that it stands in.
-        tree.set_dir(&root, b"", Metadata::implied(), false)?;
+        clear_xattrs(&root)?;
+        let root = RootDir::new(root);
+        let mut tree = Self { root, dirs: BTreeMap::new(), dir_bytes: 0, xattr_bytes: 0, keeper };
+        tree.keep_dir(b"", Metadata::implied())?;
         Ok(tree)
     }
 
@@ -49,6 +54,11 @@ impl Tree {
         }
     }
 
+    /// Whether there is a directory at `path`, asking memory alone.
+    pub(super) fn has_dir(&self, path: &[u8]) -> bool {
+        self.dirs.contains_key(path)
+    }
+
     /// Opens a directory; makes it, and those on the way, where they lack. Whatever else stands
     /// there gives way: the caller knows that it is a lower layer's.
     pub(super) fn ensure_dir(&mut self, path: &[u8]) -> Result<OwnedFd, EntryError> {
@@ -59,47 +69,82 @@ impl Tree {
         let mut done = Vec::new();
         for name in path.split(|&b| b == b'/') {
             done = join(&done, name);
-            let (next, is_new) = self.make_dir(&dir, name, &done)?;
+            let is_new = !self.has_dir(&done);
+            let next = self.make_dir(&dir, name, &done)?;
             if is_new {
-                self.set_dir(&next, &done, Metadata::implied(), true)?;
+                self.keep_dir(&done, Metadata::implied())?;
             }
             dir = next;
         }
         Ok(dir)
     }
 
-    /// Opens the directory `name` at `path`, or makes it in place of what is there; whether it is
-    /// new comes with it. A new one needs [`Tree::set_dir`] next.
+    /// Opens the directory `name` at `path`, or makes it in place of what is there. A new one needs
+    /// [`Tree::set_dir`] next.
     pub(super) fn make_dir(
         &mut self,
         parent: impl AsFd,
         name: &[u8],
         path: &[u8],
-    ) -> Result<(OwnedFd, bool), EntryError> {
-        if self.dirs.contains_key(path) {
-            return Ok((rootdir::open_dir_at(&parent, name)?, false));
+    ) -> Result<OwnedFd, EntryError> {
+        if !self.has_dir(path) {
+            self.make_new(&parent, name, path, || rootdir::make_dir_at(&parent, name))?;
         }
-        self.make_new(&parent, name, path, || rootdir::make_dir_at(&parent, name))?;
-        Ok((rootdir::open_dir_at(&parent, name)?, true))
+        Ok(rootdir::open_dir_at(&parent, name)?)
     }
 
-    /// Gives a directory its metadata, in part now and in part by [`Tree::finish`].
+    /// Gives an open directory its metadata, at [`Tree::finish`]. An owner that the kernel would
+    /// refuse then is refused now.
     pub(super) fn set_dir(
         &mut self,
         dir: impl AsFd,
         path: &[u8],
         meta: Metadata,
-        is_new: bool,
     ) -> Result<(), EntryError> {
-        let later = self.keeper.set_dir(dir, meta, path, is_new)?;
-        if self.dirs.insert(path.into(), later).is_none() {
-            self.dir_bytes = self.dir_bytes.saturating_add(path.len());
+        self.keeper.try_owner(dir, &meta)?;
+        self.keep_dir(path, meta)
+    }
+
+    fn keep_dir(&mut self, path: &[u8], meta: Metadata) -> Result<(), EntryError> {
+        self.xattr_bytes = self.xattr_bytes.saturating_add(meta.xattr_bytes());
+        match self.dirs.insert(path.into(), meta) {
+            Some(before) => self.xattr_bytes -= before.xattr_bytes(),
+            None => self.dir_bytes = self.dir_bytes.saturating_add(path.len()),
+        }
+        if self.xattr_bytes > MAX_DIR_XATTR_BYTES {
+            return Err(EntryError::TooManyXattrs { limit: MAX_DIR_XATTR_BYTES });
         }
         // One layer is bounded by its shape; the directories of all layers have to be as well.
         if self.dir_bytes > MAX_PATHS_BYTES {
             return Err(ShapeError::TooManyBytes.into());
         }
         Ok(())
+    }
+
+    fn forget_dir(&mut self, path: &[u8]) -> Option<Metadata> {
+        let meta = self.dirs.remove(path)?;
+        self.dir_bytes -= path.len();
+        self.xattr_bytes -= meta.xattr_bytes();
+        Some(meta)
+    }
+
+    /// Takes over the directory `path` of `from`, which was moved here, with those below it.
+    pub(super) fn adopt_dirs(&mut self, from: &mut Self, path: &[u8]) -> Result<(), EntryError> {
+        let below = keys_below(&from.dirs, path);
+        for path in std::iter::once(path).chain(below.iter().map(AsRef::as_ref)) {
+            if let Some(meta) = from.forget_dir(path) {
+                self.keep_dir(path, meta)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the directory `path` the metadata that it has in `from`.
+    pub(super) fn adopt_meta(&mut self, from: &mut Self, path: &[u8]) -> Result<(), EntryError> {
+        match from.forget_dir(path) {
+            Some(meta) => self.keep_dir(path, meta),
+            None => Ok(()),
+        }
     }
 
     /// Runs `make`, which makes `name` at `path`; what is there already goes first.
@@ -127,14 +172,22 @@ impl Tree {
         path: &[u8],
     ) -> Result<(), EntryError> {
         rootdir::remove_at(parent, name)?;
-        if self.dirs.remove(path).is_some() {
-            self.dir_bytes -= path.len();
+        if self.forget_dir(path).is_some() {
             for below in keys_below(&self.dirs, path) {
-                self.dirs.remove(&below);
-                self.dir_bytes -= below.len();
+                self.forget_dir(&below);
             }
         }
         Ok(())
+    }
+
+    /// As [`Tree::remove`] for a path of which nothing is open; nothing happens where true
+    /// directories do not lead to it.
+    pub(super) fn remove_path(&mut self, path: &[u8]) -> Result<(), EntryError> {
+        let (parent, name) = super::name::split(path);
+        match self.find_dir(parent)? {
+            Some(parent) => self.remove(&parent, name, path),
+            None => Ok(()),
+        }
     }
 
     /// Removes all that lower layers have below the directory `path`, and leaves what `shape`, the
@@ -162,17 +215,16 @@ impl Tree {
 
     /// Takes a lower layer's metadata off a directory that this layer only implies.
     pub(super) fn reset_dir(&mut self, path: &[u8]) -> Result<(), EntryError> {
-        let dir = self.open_dir(path)?;
-        self.set_dir(&dir, path, Metadata::implied(), false)
+        self.keep_dir(path, Metadata::implied())
     }
 
-    /// Sets modes, times and access control lists of all directories, those inside of others
-    /// first: once its mode is set a directory may be closed to its own owner.
+    /// Gives all directories their metadata, those inside of others first: once its mode is set a
+    /// directory may be closed to its own owner.
     pub(super) fn finish(&mut self) -> Result<(), (Vec<u8>, EntryError)> {
         // A path stands before those below it.
         for (path, meta) in self.dirs.iter().rev() {
             let finished = match self.root.open_dir(path) {
-                Ok(dir) => self.keeper.finish_dir(&dir, meta, path),
+                Ok(dir) => self.keeper.set_open(&dir, meta, path),
                 Err(e) => Err(e.into()),
             };
             finished.map_err(|e| (path.to_vec(), e))?;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::name::quoted;
+
 /// Something that the user should know and that is no failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning(String);
@@ -32,6 +34,14 @@ impl Count {
         }
         self.files += 1;
     }
+
+    fn absorb(&mut self, other: &mut Self) {
+        let other = std::mem::take(other);
+        if self.files == 0 {
+            self.first = other.first;
+        }
+        self.files += other.files;
+    }
 }
 
 /// All that was counted.
@@ -44,6 +54,14 @@ pub(super) struct Notes {
 }
 
 impl Notes {
+    /// Takes over what was counted for a layer above.
+    pub(super) fn absorb(&mut self, other: &mut Self) {
+        self.devices.absorb(&mut other.devices);
+        self.owners.absorb(&mut other.owners);
+        self.capabilities.absorb(&mut other.capabilities);
+        self.xattrs.absorb(&mut other.xattrs);
+    }
+
     /// A warning for each kind that occurred.
     pub(super) fn warnings(&self) -> Vec<Warning> {
         let kinds = [
@@ -54,10 +72,10 @@ impl Notes {
         ];
         let told = kinds.iter().filter(|(count, _)| count.files > 0);
         told.map(|(count, what)| {
-            let first = count.first.escape_ascii();
+            let first = quoted(&count.first);
             Warning(match count.files {
-                1 => format!("{what}: \"{first}\""),
-                files => format!("{what}: {files} files, the first \"{first}\""),
+                1 => format!("{what}: {first}"),
+                files => format!("{what}: {files} files, the first {first}"),
             })
         })
         .collect()

@@ -81,6 +81,7 @@ async fn fetch_token(
         method: Method::Get,
         url,
         accept: None,
+        range: None,
         authorization: None,
         headers: if stays { Arc::clone(&asked.ask.headers) } else { Arc::default() },
         form: None,
@@ -101,7 +102,7 @@ async fn fetch_token(
         let is_refusal = matches!(status, 401 | 403) || (status == 400 && ask.form.is_some());
         return Err(match is_refusal {
             true => RegistryError::Denied { method, url, who: who(asked.found), status, words },
-            false => RegistryError::Status { method, url, status, words },
+            false => RegistryError::unexpected(&answer, words),
         });
     }
     let body = answer.collect("a token", MAX_TOKEN_BYTES).await?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const DOWN_AFTER: u32 = 3;
 /// How long a host that is down is left alone before one request tries it again. Shorter, and a
 /// dead host costs its connection timeout all the time; longer, and one that restarted is missed.
-const COOL_DOWN: Duration = Duration::from_secs(30);
+pub(crate) const COOL_DOWN: Duration = Duration::from_secs(30);
 
 /// The state of one host.
 #[derive(Debug, Default)]
@@ -45,6 +45,14 @@ impl Breaker {
         }
     }
 
+    /// Whether the host would be asked now.
+    pub(crate) fn is_open(&self, now: Instant) -> bool {
+        match &self.lock().passed_over {
+            None => true,
+            Some(passed_over) => passed_over.until.is_some_and(|until| until <= now),
+        }
+    }
+
     /// The host answered as it should.
     pub(crate) fn succeeded(&self) {
         *self.lock() = State::default();
@@ -60,12 +68,12 @@ impl Breaker {
         }
     }
 
-    /// Another host answered where this one did not: that one is asked from now on. Tells whether
-    /// that is news. `lasting` when nothing but another configuration or image would change it.
-    pub(crate) fn pass_over(&self, now: Instant, reason: &str, lasting: bool) -> bool {
+    /// Another host answered where this one did not: that one is asked for so long, `None` when
+    /// nothing but another configuration or image would change it. Tells whether that is news.
+    pub(crate) fn pass_over(&self, now: Instant, reason: &str, rest: Option<Duration>) -> bool {
         let mut state = self.lock();
         let is_news = state.passed_over.is_none();
-        let until = (!lasting).then(|| now + COOL_DOWN);
+        let until = rest.and_then(|rest| now.checked_add(rest));
         state.passed_over = Some(PassedOver { until, reason: reason.to_owned() });
         is_news
     }
@@ -88,6 +96,7 @@ mod tests {
         }
         breaker.failed(now, "down");
         assert_eq!(breaker.closed_to(now).as_deref(), Some("down"));
+        assert!(!breaker.is_open(now) && breaker.is_open(now + COOL_DOWN), "a look is no probe");
         let later = now + COOL_DOWN;
         assert_eq!(breaker.closed_to(later), None, "one probe");
         assert!(breaker.closed_to(later).is_some(), "and one only");
@@ -103,8 +112,8 @@ mod tests {
     #[test]
     fn one_that_lacks_the_image_is_not_asked_again() {
         let (breaker, now) = (Breaker::default(), Instant::now());
-        assert!(breaker.pass_over(now, "404", true));
-        assert!(!breaker.pass_over(now, "404", true), "told once");
+        assert!(breaker.pass_over(now, "404", None));
+        assert!(!breaker.pass_over(now, "404", None), "told once");
         assert!(breaker.closed_to(now + 100 * COOL_DOWN).is_some());
     }
 }

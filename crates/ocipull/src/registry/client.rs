@@ -6,19 +6,38 @@ use std::time::Duration;
 use url::Url;
 
 use super::dns::Resolver;
-use super::error::{Cause, RegistryError};
+use super::error::{Cause, Phase, RegistryError};
 use super::target::is_loopback;
 use super::tls::Tls;
 
-/// How long a connection may take to be made, TLS included.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing may come on a connection before it counts as broken.
-pub(crate) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a server may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection to be made, TLS included, where no `dial_timeout` is configured.
+    pub connect: Duration,
+    /// For the next byte on a connection; one that comes later counts as broken.
+    pub stall: Duration,
+}
+
+impl Default for Timeouts {
+    /// 10 seconds to connect: three tries of a lost SYN; 60 for data, as proxies in front of
+    /// registries have it.
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(60) }
+    }
+}
+
+impl Timeouts {
+    /// What holds for the host of this set-up.
+    pub(crate) fn for_host(self, tls: &Tls) -> Self {
+        Self { connect: tls.connect_timeout.unwrap_or(self.connect), ..self }
+    }
+}
 
 /// Makes and keeps HTTP clients. Each is made when first needed, as reading the system's CAs takes
 /// longer than a second pull should.
-#[derive(Default)]
 pub(crate) struct Clients {
+    timeouts: Timeouts,
     resolver: Arc<Resolver>,
     made: Mutex<Vec<(ClientKind, reqwest::Client)>>,
 }
@@ -36,13 +55,23 @@ pub(crate) struct ClientKind {
 }
 
 impl Clients {
+    /// With timeouts for the hosts that have none of their own.
+    pub(crate) fn new(timeouts: Timeouts) -> Self {
+        let (resolver, made) = Default::default();
+        Self { timeouts, resolver, made }
+    }
+
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
     /// The client of this kind.
     pub(crate) fn get(&self, kind: ClientKind) -> Result<reqwest::Client, RegistryError> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, client)) = made.iter().find(|(known, _)| *known == kind) {
             return Ok(client.clone());
         }
-        let client = kind.make(&self.resolver)?;
+        let client = kind.make(self)?;
         made.push((kind, client.clone()));
         Ok(client)
     }
@@ -60,31 +89,30 @@ impl ClientKind {
         Self { inspects: true, ..self }
     }
 
-    fn make(&self, resolver: &Arc<Resolver>) -> Result<reqwest::Client, RegistryError> {
+    fn make(&self, clients: &Clients) -> Result<reqwest::Client, RegistryError> {
         if !self.https {
-            return self.builder(resolver)?.tls_certs_only([]).build().map_err(unusable);
+            return self.builder(clients)?.tls_certs_only([]).build().map_err(unusable);
         }
         let mut roots = Vec::new();
         for pem in &self.tls.roots {
             roots.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(unusable)?);
         }
-        let with_systems = self.builder(resolver)?.tls_certs_merge(roots.clone()).build();
+        let with_systems = self.builder(clients)?.tls_certs_merge(roots.clone()).build();
         // A machine without CA certificates can still pull without TLS; with it, the handshake
         // will say that the issuer is unknown.
         with_systems
-            .or_else(|_| self.builder(resolver)?.tls_certs_only(roots).build().map_err(unusable))
+            .or_else(|_| self.builder(clients)?.tls_certs_only(roots).build().map_err(unusable))
     }
 
-    fn builder(&self, resolver: &Arc<Resolver>) -> Result<reqwest::ClientBuilder, RegistryError> {
+    fn builder(&self, clients: &Clients) -> Result<reqwest::ClientBuilder, RegistryError> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("ocipull/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
-            .connect_timeout(self.tls.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
-            .read_timeout(STALL_TIMEOUT)
+            .connect_timeout(clients.timeouts.for_host(&self.tls).connect)
             .tls_danger_accept_invalid_certs(self.tls.skip_verify)
             .tls_info(self.inspects)
-            .dns_resolver(Arc::clone(resolver));
+            .dns_resolver(Arc::clone(&clients.resolver));
         if let Some(pem) = self.tls.identity.as_ref().filter(|_| self.https) {
             builder = builder.identity(reqwest::Identity::from_pem(pem).map_err(unusable)?);
         }
@@ -93,5 +121,6 @@ impl ClientKind {
 }
 
 fn unusable(error: reqwest::Error) -> RegistryError {
-    RegistryError::Tls(Cause::of(error, CONNECT_TIMEOUT))
+    // Nothing was waited for.
+    RegistryError::Tls(Cause::of(error, Phase::Connect, Duration::ZERO))
 }

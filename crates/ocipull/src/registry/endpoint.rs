@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
+use reqwest::header::{CONTENT_RANGE, HeaderValue, WWW_AUTHENTICATE};
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
@@ -14,6 +14,7 @@ use super::config::{ConfigError, ConfigSources};
 use super::credentials::{CredentialSources, Found};
 use super::error::{Cause, Missing, Problem, RegistryError, ServerWords};
 use super::hosts::Host;
+use super::range::Rest;
 use super::target::is_link_local;
 use super::tls::Tls;
 use super::transport::{Answer, Ask, Method, Transport};
@@ -40,6 +41,24 @@ pub(crate) struct Endpoint {
     login: Mutex<LoginState>,
     /// Whether the header in use was good once: then a refusal may mean that its time is over.
     is_proven: AtomicBool,
+    has_answered: AtomicBool,
+}
+
+/// What is asked for, below a host's repository.
+pub(crate) struct Request<'a> {
+    pub(crate) method: Method,
+    /// `manifests/latest`
+    pub(crate) path: &'a str,
+    pub(crate) accept: Option<HeaderValue>,
+    /// Of a blob of which some is known.
+    pub(crate) rest: Option<Rest>,
+}
+
+impl<'a> Request<'a> {
+    /// For `path` as it is.
+    pub(crate) fn get(path: &'a str) -> Self {
+        Self { method: Method::Get, path, accept: None, rest: None }
+    }
 }
 
 /// The header in use, and who it stands for. Locked while a new one is had, so that requests that
@@ -72,24 +91,26 @@ impl Endpoint {
             scheme: Mutex::default(),
             login: Mutex::default(),
             is_proven: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
         }
     }
 
-    /// Asks for `path` below the repository (`manifests/latest`). Only a 200 is an answer.
-    pub(crate) async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        accept: Option<HeaderValue>,
-    ) -> Result<Answer, RegistryError> {
+    /// Whether something came from the host before, if only an error.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
+    }
+
+    /// Sends a request. Only a 200 is an answer, or a 206 with the rest that was asked for.
+    pub(crate) async fn send(&self, request: &Request<'_>) -> Result<Answer, RegistryError> {
         let mut header = self.login.lock().await.header.clone();
         let mut renewed = false;
         loop {
             let Reached { ask, mut answer, elsewhere } =
-                self.reach(method, path, accept.clone(), header.clone()).await?;
-            if answer.status() == 200 {
+                self.reach(request, header.clone()).await?;
+            self.has_answered.store(true, Ordering::Relaxed);
+            if let (200, _) | (206, Some(_)) = (answer.status(), request.rest) {
                 self.is_proven.store(header.is_some(), Ordering::Relaxed);
-                return Ok(answer);
+                return joined(answer, request.rest);
             }
             // An answer from where a redirect led says nothing about the registry's credentials.
             if renewed || elsewhere || !self.may_be_answered(answer.status(), header.is_some()) {
@@ -109,14 +130,14 @@ impl Endpoint {
 
     /// Asks for the API's root. Tells whether the registry wanted to know who asks.
     pub(crate) async fn ping(&self) -> Result<bool, RegistryError> {
-        self.send(Method::Get, "", None).await?;
+        self.send(&Request::get("")).await?;
         Ok(self.is_proven.load(Ordering::Relaxed))
     }
 
     /// Whether the repository is there, where `selector` in it is not.
     pub(crate) async fn missing(&self, selector: &str) -> Missing {
         let repository = self.host.repository.clone();
-        match self.send(Method::Get, super::tags::PATH, None).await {
+        match self.send(&Request::get(super::tags::PATH)).await {
             Err(RegistryError::NotFound { .. }) => Missing::Repository(repository),
             Err(_) => Missing::Unknown,
             Ok(mut answer) => {
@@ -135,17 +156,17 @@ impl Endpoint {
     /// Sends the request by the scheme that is answered; the first request finds out which.
     async fn reach(
         &self,
-        method: Method,
-        path: &str,
-        accept: Option<HeaderValue>,
+        request: &Request<'_>,
         authorization: Option<HeaderValue>,
     ) -> Result<Reached, RegistryError> {
+        let method = request.method;
         let tls = self.tls().await?;
         let ask = |scheme: &str| -> Result<Ask, RegistryError> {
             Ok(Ask {
                 method,
-                url: self.url(scheme, method, path)?,
-                accept: accept.clone(),
+                url: self.url(scheme, method, request.path)?,
+                accept: request.accept.clone(),
+                range: request.rest.and_then(Rest::header),
                 authorization: authorization.clone(),
                 headers: self.host.headers.as_slice().into(),
                 form: None,
@@ -264,7 +285,18 @@ impl Endpoint {
                 RegistryError::Denied { method, url, who, status, words }
             }
             404 => RegistryError::NotFound { method, url, words, missing: Box::default() },
-            _ => RegistryError::Status { method, url, status, words },
+            _ => RegistryError::unexpected(&answer, words),
         }
     }
+}
+
+/// `answer` if it is whole or the `rest`: another part is not to be taken for it.
+fn joined(answer: Answer, rest: Option<Rest>) -> Result<Answer, RegistryError> {
+    let Some(rest) = rest.filter(|_| answer.status() == 206) else { return Ok(answer) };
+    let got = answer.header(CONTENT_RANGE.as_str()).unwrap_or("none");
+    if rest.is(got) {
+        return Ok(answer);
+    }
+    let (got, want) = (got.to_owned(), rest.content_range());
+    Err(answer.refused(Problem::Range { got, want }))
 }

@@ -12,6 +12,7 @@ use super::auth_file::AuthDocument;
 use super::credentials::{AuthFile, CredentialError, CredentialSources, Login, ask, open};
 use super::endpoint::Endpoint;
 use super::hosts::{Host, scheme};
+use super::retry::Attempts;
 use super::{Registry, RegistryError, RegistryOptions};
 use crate::event::Observer;
 use crate::host::RegistryHost;
@@ -38,12 +39,18 @@ pub async fn check(
     options: &RegistryOptions,
     observer: Arc<dyn Observer>,
 ) -> Result<bool, RegistryError> {
-    let shared = Registry::shared(options, observer)?;
+    let shared = Registry::shared(options, Arc::clone(&observer))?;
     let mut host = Host::plain(registry, "", scheme(registry, options.plain_http));
     host.tls.skip_verify = options.insecure;
     let sources = CredentialSources { login: Some(login.clone()), files: Vec::new() };
     let endpoint = Endpoint::new(host, Arc::new(sources), shared);
-    endpoint.ping().await
+    let mut attempts = Attempts::new(options.retry);
+    loop {
+        match endpoint.ping().await {
+            Ok(is_asked) => return Ok(is_asked),
+            Err(error) => attempts.after(error, endpoint.has_answered(), &*observer).await?,
+        }
+    }
 }
 
 /// The file to keep a login for `registry` in: of the `files` that are read the first that knows

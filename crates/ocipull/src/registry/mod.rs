@@ -9,6 +9,9 @@
 //! challenge    WWW-Authenticate -> ways in
 //! target       what may be asked of a URL, and how it is shown
 //! dns          host name -> addresses
+//! retry_after  how long a registry wants to be left alone
+//! pace         whether a body comes fast enough to end
+//! range        the rest of a blob
 //! tls          CAs and client certificates of a host
 //! client       the HTTP clients, one for each TLS set-up
 //! notices      what a registry says beside its answers
@@ -16,13 +19,16 @@
 //! auth         a 401 -> Authorization
 //! breaker      whether a host is still asked
 //! endpoint     one host: TLS or not, logged in or not
-//! failover     the next host where one fails
+//! breaks       which hosts break off in the middle
+//! retry        which failures are worth another attempt, and when
+//! failover     the next host where one fails, the last one again
 //! login        a login tried, kept and forgotten
 //! ```
 
 mod auth;
 mod auth_file;
 mod breaker;
+mod breaks;
 mod challenge;
 mod client;
 mod config;
@@ -35,6 +41,10 @@ mod helper;
 mod hosts;
 pub mod login;
 mod notices;
+mod pace;
+mod range;
+mod retry;
+mod retry_after;
 mod tags;
 mod target;
 mod tls;
@@ -46,11 +56,17 @@ use std::sync::Arc;
 use oci_spec::image::Digest;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 
+pub use client::Timeouts;
 pub use config::{ConfigError, ConfigSources, RegistriesFile};
 pub use credentials::{AuthFile, CredentialError, CredentialSources, Login, Secret, default_files};
 pub use dns::DnsError;
-pub use error::{Cause, Missing, Problem, RegistryError, ServerWords};
+pub use error::{
+    Cause, EXIT_DAMAGED, EXIT_RATE_LIMITED, EXIT_TIMED_OUT, Missing, Phase, Problem, RegistryError,
+    ServerWords,
+};
 pub use helper::HelperError;
+pub(crate) use retry::Attempts;
+pub use retry::RetryPolicy;
 pub(crate) use transport::Answer;
 
 use crate::event::Observer;
@@ -58,8 +74,9 @@ use crate::host::RegistryHost;
 use crate::image::{MANIFEST_MEDIA_TYPES, MAX_MANIFEST_BYTES};
 use crate::reference::{ImageReference, ReferenceError};
 use crate::verify;
-use endpoint::{Endpoint, Shared};
+use endpoint::{Endpoint, Request, Shared};
 use hosts::Said;
+use range::Rest;
 use transport::{CONTENT_DIGEST, Method, Transport};
 
 /// How a registry is to be reached.
@@ -77,6 +94,12 @@ pub struct RegistryOptions {
     pub credentials: CredentialSources,
     /// Where mirrors, certificates and the like are configured.
     pub config: ConfigSources,
+    /// How often a request that failed is sent again.
+    pub retry: RetryPolicy,
+    /// How long the network may take.
+    pub timeouts: Timeouts,
+    /// Ask nobody: every request fails.
+    pub offline: bool,
 }
 
 /// One repository of a registry.
@@ -86,6 +109,8 @@ pub struct Registry {
     image: String,
     /// In the order in which they are asked; the registry itself is the last.
     endpoints: Vec<Endpoint>,
+    retry: RetryPolicy,
+    offline: bool,
 }
 
 /// What a tag or a digest stands for, by a registry's word.
@@ -106,6 +131,13 @@ pub struct Body {
     pub bytes: Vec<u8>,
     /// `Content-Type`, empty if there is none.
     pub media_type: String,
+}
+
+/// A blob, or the rest of one, whose body is still to be read and checked.
+pub(crate) struct BlobBody {
+    pub(crate) answer: Answer,
+    /// So many of its first bytes were not asked for: the server does not know ranges.
+    pub(crate) surplus_bytes: u64,
 }
 
 impl Registry {
@@ -139,7 +171,8 @@ impl Registry {
             let sources = if host.name == *reference.registry() { &own } else { &others };
             Endpoint::new(host, Arc::clone(sources), Arc::clone(&shared))
         });
-        Ok(Self { image, endpoints: endpoints.collect(), shared })
+        let (endpoints, retry, offline) = (endpoints.collect(), options.retry, options.offline);
+        Ok(Self { shared, image, endpoints, retry, offline })
     }
 
     fn shared(
@@ -152,7 +185,7 @@ impl Registry {
             None => None,
             Some(pem) => Some(tls::certificates("--ca-cert".as_ref(), pem.clone())?),
         };
-        let transport = Transport::new(observer);
+        let transport = Transport::new(options.timeouts, observer);
         Ok(Arc::new(Shared { transport, config: options.config.clone(), ca }))
     }
 
@@ -160,7 +193,9 @@ impl Registry {
     /// answer HEAD: then only [`Registry::get_manifest`] can tell.
     pub async fn head_manifest(&self, selector: &str) -> Result<Option<Head>, RegistryError> {
         let path = format!("manifests/{selector}");
-        let answer = match self.send(Method::Head, &path, accept_manifests()).await {
+        let (method, accept) = (Method::Head, accept_manifests());
+        let request = Request { method, accept, ..Request::get(&path) };
+        let answer = match self.send(&request, &mut self.attempts()).await {
             Err(RegistryError::Status { status: 405 | 501, .. }) => return Ok(None),
             other => other?,
         };
@@ -186,8 +221,8 @@ impl Registry {
         size_bytes: Option<u64>,
     ) -> Result<Body, RegistryError> {
         let path = format!("manifests/{selector}");
-        let mut answer = self.send(Method::Get, &path, accept_manifests()).await?;
-        let bytes = answer.collect("a manifest", MAX_MANIFEST_BYTES).await?;
+        let request = Request { accept: accept_manifests(), ..Request::get(&path) };
+        let (mut answer, bytes) = self.collect(&request, "a manifest", MAX_MANIFEST_BYTES).await?;
         if let Ok(digest) = Digest::try_from(selector) {
             check(&mut answer, &bytes, &digest, size_bytes)?;
         }
@@ -203,20 +238,65 @@ impl Registry {
         what: &'static str,
         limit_bytes: u64,
     ) -> Result<Vec<u8>, RegistryError> {
-        let mut answer = self.open_blob(digest).await?;
+        let path = format!("blobs/{digest}");
         if size_bytes > limit_bytes {
-            return Err(answer.refused(Problem::TooLarge { what, limit: limit_bytes }));
+            let problem = Problem::TooLarge { what, limit: limit_bytes };
+            return Err(RegistryError::Refused { method: "GET", url: path, problem });
         }
-        let bytes = answer.collect(what, limit_bytes).await?;
+        let (mut answer, bytes) = self.collect(&Request::get(&path), what, limit_bytes).await?;
         check(&mut answer, &bytes, digest, Some(size_bytes))?;
         Ok(bytes)
     }
 
-    /// Starts to fetch a blob, whose body is still to be read and checked.
-    pub(crate) async fn open_blob(&self, digest: &Digest) -> Result<Answer, RegistryError> {
-        let mut answer = self.send(Method::Get, &format!("blobs/{digest}"), None).await?;
+    /// Starts to fetch a blob of `size_bytes` from its byte `from` on.
+    pub(crate) async fn open_blob(
+        &self,
+        digest: &Digest,
+        from: u64,
+        size_bytes: u64,
+        attempts: &mut Attempts,
+    ) -> Result<BlobBody, RegistryError> {
+        let path = format!("blobs/{digest}");
+        let rest = (from > 0).then_some(Rest { from, size_bytes });
+        let request = Request { rest, ..Request::get(&path) };
+        let mut answer = self.send(&request, attempts).await?;
         answer.expect_digest(digest);
-        Ok(answer)
+        let surplus_bytes = if answer.status() == 200 { from } else { 0 };
+        Ok(BlobBody { answer, surplus_bytes })
+    }
+
+    pub(crate) fn attempts(&self) -> Attempts {
+        Attempts::new(self.retry)
+    }
+
+    /// How long the network may take.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.shared.transport.timeouts()
+    }
+
+    /// Whether nobody is to be asked.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
+    /// Fetches a document whole; one that breaks off is fetched again.
+    async fn collect(
+        &self,
+        request: &Request<'_>,
+        what: &'static str,
+        limit_bytes: u64,
+    ) -> Result<(Answer, Vec<u8>), RegistryError> {
+        let mut attempts = self.attempts();
+        loop {
+            let mut answer = self.send(request, &mut attempts).await?;
+            match answer.collect(what, limit_bytes).await {
+                Ok(bytes) => return Ok((answer, bytes)),
+                Err(error) => {
+                    drop(answer);
+                    self.after_break(error, &mut attempts).await?;
+                }
+            }
+        }
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {

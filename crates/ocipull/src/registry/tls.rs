@@ -16,7 +16,7 @@ pub(crate) struct Tls {
     pub(crate) roots: Vec<Arc<[u8]>>,
     /// The client's certificate and key in PEM.
     pub(crate) identity: Option<Arc<[u8]>>,
-    /// How long a connection may take to be made, if configured.
+    /// How long a connection may take to be made, if configured for this host.
     pub(crate) connect_timeout: Option<Duration>,
 }
 

@@ -1,21 +1,24 @@
 //! One request, its redirects, and the answer as it comes: the only place that talks HTTP.
 //!
-//! Every exchange is told to the observer; retries and resume will have their place here too.
+//! Every exchange is told to the observer. A connection that stalls, or nearly does, has failed.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use oci_spec::image::Digest;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RANGE,
+    RETRY_AFTER,
 };
 use reqwest::tls::TlsInfo;
 use url::Url;
 
-use super::client::{CONNECT_TIMEOUT, ClientKind, Clients, STALL_TIMEOUT};
-use super::error::{Cause, Problem, RegistryError};
+use super::client::{ClientKind, Clients, Timeouts};
+use super::error::{Cause, Phase, Problem, RegistryError};
 use super::notices::Notices;
+use super::pace::Pace;
+use super::retry_after;
 use super::target::{authority, is_link_local, is_loopback, same_origin, shown};
 use super::tls::Tls;
 use crate::event::{Event, Exchange, Observer};
@@ -54,6 +57,8 @@ pub(crate) struct Ask {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) accept: Option<HeaderValue>,
+    /// `Range`, also after a redirect.
+    pub(crate) range: Option<HeaderValue>,
     /// Stays with the URL's origin: no redirect carries it elsewhere.
     pub(crate) authorization: Option<HeaderValue>,
     /// What is configured to be sent along. Stays with the origin too.
@@ -74,8 +79,12 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    pub(crate) fn new(observer: Arc<dyn Observer>) -> Self {
-        Self { observer, notices: Notices::default(), clients: Clients::default() }
+    pub(crate) fn new(timeouts: Timeouts, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, notices: Notices::default(), clients: Clients::new(timeouts) }
+    }
+
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.clients.timeouts()
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
@@ -120,39 +129,45 @@ impl Transport {
         if let Some(accept) = &ask.accept {
             request = request.header(ACCEPT, accept);
         }
+        if let Some(range) = &ask.range {
+            request = request.header(RANGE, range);
+        }
         if let Some(authorization) = &ask.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
         let started = Instant::now();
         let url = shown(&ask.url, ask.foreign);
         let method = ask.method.as_str();
-        match request.send().await {
-            Ok(response) => {
+        let Timeouts { connect, stall } = self.timeouts().for_host(&ask.tls);
+        // The connecting has a limit of its own.
+        let cause = match tokio::time::timeout(connect + stall, request.send()).await {
+            Ok(Ok(response)) => {
                 if !ask.foreign {
                     let host = authority(&ask.url);
                     self.notices.tell(&host, response.headers(), self.observer.as_ref());
                 }
-                Ok(Answer::new(response, ask.method, url, started, Arc::clone(&self.observer)))
+                return Ok(Answer::new(response, ask.method, url, started, self));
             }
             // Nothing was asked yet: the error is all there is to tell.
-            Err(error) if error.is_connect() => Err(RegistryError::Unreachable {
-                host: authority(&ask.url),
-                cause: Cause::of(error, ask.tls.connect_timeout.unwrap_or(CONNECT_TIMEOUT)),
-            }),
-            Err(error) => {
-                let cause = Cause::of(error, STALL_TIMEOUT);
-                self.observer.observe(&Event::Exchange(&Exchange {
-                    method,
-                    url: url.clone(),
-                    status: Err(cause.to_string()),
-                    content_type: None,
-                    digest: None,
-                    bytes: 0,
-                    elapsed: started.elapsed(),
-                }));
-                Err(RegistryError::Broken { method, url, cause })
+            Ok(Err(error)) if error.is_connect() => {
+                return Err(RegistryError::Unreachable {
+                    host: authority(&ask.url),
+                    cause: Cause::of(error, Phase::Connect, connect),
+                });
             }
-        }
+            Ok(Err(error)) => Cause::of(error, Phase::Answer, stall),
+            Err(_) => Cause::TimedOut { phase: Phase::Answer, after: stall },
+        };
+        self.observer.observe(&Event::Exchange(&Exchange {
+            method,
+            url: url.clone(),
+            status: Err(cause.to_string()),
+            content_type: None,
+            digest: None,
+            bytes: 0,
+            elapsed: started.elapsed(),
+        }));
+        Err(RegistryError::Broken { method, url, cause })
     }
 
     /// Who issued the certificate of the host that `ask` could not be sent to, by the certificate's
@@ -165,7 +180,8 @@ impl Transport {
         let ask = Ask { url, tls: Arc::new(tls), headers, form, authorization, ..ask.clone() };
         let kind = ClientKind::of(&ask.url, &ask.tls).inspecting();
         let client = self.clients.get(kind).ok()?;
-        let response = client.head(ask.url).timeout(CONNECT_TIMEOUT).send().await.ok()?;
+        let limit = self.timeouts().for_host(&ask.tls).connect;
+        let response = client.head(ask.url).timeout(limit).send().await.ok()?;
         let certificate = response.extensions().get::<TlsInfo>()?.peer_certificate()?;
         let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
         let name = certificate.issuer().to_string();
@@ -194,6 +210,7 @@ fn redirected(ask: &Ask, location: Option<&str>) -> Result<Ask, RegistryError> {
         method: ask.method,
         url,
         accept: ask.accept.clone(),
+        range: ask.range.clone(),
         authorization: ask.authorization.clone().filter(|_| stays),
         headers: if stays { Arc::clone(&ask.headers) } else { Arc::default() },
         form: None,
@@ -212,6 +229,8 @@ pub(crate) struct Answer {
     response: reqwest::Response,
     exchange: Exchange,
     started: Instant,
+    pace: Pace,
+    stall: Duration,
     observer: Arc<dyn Observer>,
 }
 
@@ -221,7 +240,7 @@ impl Answer {
         method: Method,
         url: String,
         started: Instant,
-        observer: Arc<dyn Observer>,
+        transport: &Transport,
     ) -> Self {
         let exchange = Exchange {
             method: method.as_str(),
@@ -232,7 +251,9 @@ impl Answer {
             bytes: 0,
             elapsed: Duration::ZERO,
         };
-        let mut answer = Self { response, exchange, started, observer };
+        let stall = transport.timeouts().stall;
+        let (pace, observer) = (Pace::new(stall), Arc::clone(&transport.observer));
+        let mut answer = Self { response, exchange, started, pace, stall, observer };
         let short = |text: &str| text.chars().take(MAX_SHOWN_HEADER_BYTES).collect();
         answer.exchange.content_type = answer.header(CONTENT_TYPE.as_str()).map(short);
         answer.exchange.digest = answer.header(CONTENT_DIGEST).map(short);
@@ -270,6 +291,13 @@ impl Answer {
         self.header(CONTENT_LENGTH.as_str())?.parse().ok()
     }
 
+    /// When the server may be asked again, if it says so.
+    pub(crate) fn busy_until(&self) -> Option<SystemTime> {
+        let now = SystemTime::now();
+        let value = self.response.headers().get(RETRY_AFTER)?;
+        retry_after::parse(value.as_bytes(), now).and_then(|wait| now.checked_add(wait))
+    }
+
     /// Notes the digest that the body is checked against, where the answer states none.
     pub(crate) fn expect_digest(&mut self, digest: &Digest) {
         self.exchange.digest.get_or_insert_with(|| digest.to_string());
@@ -277,21 +305,25 @@ impl Answer {
 
     /// The next piece of the body, `None` at its end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        match self.response.chunk().await {
-            Ok(chunk) => {
-                let length = chunk.as_ref().map_or(0, Bytes::len);
-                self.exchange.bytes = self.exchange.bytes.saturating_add(length as u64);
-                Ok(chunk)
-            }
-            Err(error) => {
-                let cause = Cause::of(error, STALL_TIMEOUT);
-                Err(RegistryError::Broken {
-                    method: self.method(),
-                    url: self.url().to_owned(),
-                    cause,
-                })
-            }
+        let asked = Instant::now();
+        let after = self.stall;
+        let chunk = match tokio::time::timeout(after, self.response.chunk()).await {
+            Ok(Ok(chunk)) => chunk,
+            Ok(Err(error)) => return Err(self.broken(Cause::of(error, Phase::Body, after))),
+            Err(_) => return Err(self.broken(Cause::TimedOut { phase: Phase::Body, after })),
+        };
+        let length = chunk.as_ref().map_or(0, Bytes::len) as u64;
+        self.exchange.bytes = self.exchange.bytes.saturating_add(length);
+        if chunk.is_some()
+            && let Err(cause) = self.pace.note(length, asked.elapsed())
+        {
+            return Err(self.broken(cause));
         }
+        Ok(chunk)
+    }
+
+    fn broken(&self, cause: Cause) -> RegistryError {
+        RegistryError::Broken { method: self.method(), url: self.url().to_owned(), cause }
     }
 
     /// All of the body, which is a `what`, if it has at most `limit` bytes.
@@ -332,6 +364,7 @@ mod tests {
             method: Method::Get,
             url: Url::parse(url).unwrap(),
             accept: None,
+            range: None,
             authorization: Some(HeaderValue::from_static("Bearer t")),
             headers: Arc::new([(
                 HeaderName::from_static("x-key"),

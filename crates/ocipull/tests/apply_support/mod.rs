@@ -3,11 +3,15 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Barrier;
+use std::time::Duration;
 
 use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedPlatform};
+use oci_spec::image::Digest;
 use ocipull::apply::{ApplyError, ApplyOptions, LayerSpec, Staging};
 use testkit::layers::{Compression, Layer, LayerBuilder};
 use testkit::tree::{Options, Tree};
@@ -50,7 +54,7 @@ pub(crate) fn unpack(
     ownership: Ownership,
     force: bool,
 ) -> Result<Vec<String>, ApplyError> {
-    let mut staging = Staging::create(dest, ApplyOptions { ownership, force })?;
+    let mut staging = Staging::create(dest, ApplyOptions::new(ownership, force))?;
     for layer in layers {
         apply(&mut staging, layer)?;
     }
@@ -58,13 +62,79 @@ pub(crate) fn unpack(
     Ok(warnings.iter().map(ToString::to_string).collect())
 }
 
-pub(crate) fn apply(staging: &mut Staging, layer: &Layer) -> Result<(), ApplyError> {
-    let spec = LayerSpec {
-        media_type: &layer.media_type,
-        diff_id: &layer.diff_id.parse().unwrap(),
-        digest: &layer.digest.parse().unwrap(),
+/// As [`unpack`], all layers at once: the lowest one is only read when those above it are on their
+/// way, and `pause` later.
+pub(crate) fn unpack_at_once(
+    dest: &Path,
+    layers: &[Layer],
+    ownership: Ownership,
+    pause: Duration,
+) -> Result<Vec<String>, ApplyError> {
+    let staging = Staging::create(dest, ApplyOptions::new(ownership, false))?;
+    let started = Barrier::new(layers.len());
+    let apply = |(index, layer): (usize, &Layer)| {
+        let bytes = layer.bytes.as_ref();
+        let mut blob = Delayed { bytes, started: Some(&started), pause, is_lowest: index == 0 };
+        staging.apply_layer_at(index, &spec(layer).borrowed(), &mut blob)
     };
-    staging.apply_layer(&spec, &mut layer.bytes.as_ref()).map(drop)
+    let results: Vec<Result<_, ApplyError>> = std::thread::scope(|scope| {
+        let apply = &apply;
+        let numbered = layers.iter().enumerate();
+        let threads: Vec<_> = numbered.map(|layer| scope.spawn(move || apply(layer))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut failures: Vec<ApplyError> = results.into_iter().filter_map(Result::err).collect();
+    if let Some(cause) = failures.iter().position(|e| !e.is_consequence()) {
+        return Err(failures.swap_remove(cause));
+    }
+    assert!(failures.is_empty(), "a consequence without a cause: {failures:?}");
+    let warnings = staging.commit(&record(ownership, "sha256:0"))?;
+    Ok(warnings.iter().map(ToString::to_string).collect())
+}
+
+/// A blob whose first byte waits for all of them to be asked for.
+struct Delayed<'a> {
+    bytes: &'a [u8],
+    started: Option<&'a Barrier>,
+    pause: Duration,
+    is_lowest: bool,
+}
+
+impl Read for Delayed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if let Some(started) = self.started.take() {
+            started.wait();
+            if self.is_lowest {
+                std::thread::sleep(self.pause);
+            }
+        }
+        self.bytes.read(buffer)
+    }
+}
+
+/// What is known of a layer, parsed.
+struct Spec {
+    media_type: String,
+    diff_id: Digest,
+    digest: Digest,
+}
+
+impl Spec {
+    fn borrowed(&self) -> LayerSpec<'_> {
+        LayerSpec { media_type: &self.media_type, diff_id: &self.diff_id, digest: &self.digest }
+    }
+}
+
+fn spec(layer: &Layer) -> Spec {
+    Spec {
+        media_type: layer.media_type.clone(),
+        diff_id: layer.diff_id.parse().unwrap(),
+        digest: layer.digest.parse().unwrap(),
+    }
+}
+
+pub(crate) fn apply(staging: &mut Staging, layer: &Layer) -> Result<(), ApplyError> {
+    staging.apply_layer(&spec(layer).borrowed(), &mut layer.bytes.as_ref()).map(drop)
 }
 
 pub(crate) fn record(ownership: Ownership, digest: &str) -> ImageRecord {

@@ -127,12 +127,18 @@ pub struct TarReader<R> {
     /// Zeros after it, up to the next block.
     padding: u64,
     global: Pax,
+    max_header_bytes: u64,
 }
 
 impl<R: BufRead> TarReader<R> {
     /// Reads from `input`.
     pub fn new(input: R) -> Self {
-        Self { input, remaining: 0, padding: 0, global: Pax::default() }
+        Self::with_limit(input, MAX_SPECIAL_BYTES)
+    }
+
+    /// Reads from `input`; extended headers, long names and text maps may have that many bytes.
+    pub fn with_limit(input: R, max_header_bytes: u64) -> Self {
+        Self { input, remaining: 0, padding: 0, global: Pax::default(), max_header_bytes }
     }
 
     /// The next entry; what is left of the last one's data is skipped. `None` at the end, whether
@@ -156,9 +162,12 @@ impl<R: BufRead> TarReader<R> {
                     let mut global = self.global.clone();
                     global.extend(&data)?;
                     // Each header is bounded; what many of them leave together has to be as well.
-                    within_special("what global extended headers say", global.xattr_bytes())?;
+                    self.within_limit("what global extended headers say", global.xattr_bytes())?;
                     self.global = global.keep_global();
+                    // For Go's reader it is an entry of its own: what stood before it for the next
+                    // entry is spent.
                     pax = self.global.clone();
+                    (long_name, long_link) = (None, None);
                 }
                 b'L' => long_name = Some(self.long(&raw, "long name")?),
                 b'K' => long_link = Some(self.long(&raw, "long link name")?),
@@ -254,7 +263,7 @@ impl<R: BufRead> TarReader<R> {
         while more {
             blocks += 1;
             let got = blocks * BLOCK_BYTES as u64;
-            within_special("sparse map", got)?;
+            self.within_limit("sparse map", got)?;
             // The extension blocks stand before the data and are not counted in its size.
             more = map.extension(&self.block()?)?;
         }
@@ -293,7 +302,7 @@ impl<R: BufRead> TarReader<R> {
 
     /// The whole data of an entry that describes the next one.
     fn special(&mut self, raw: &RawHeader, what: &'static str) -> Result<Vec<u8>, TarError> {
-        within_special(what, raw.size)?;
+        self.within_limit(what, raw.size)?;
         self.begin(raw.size);
         let mut data = Vec::new();
         while self.remaining > 0 {
@@ -309,6 +318,11 @@ impl<R: BufRead> TarReader<R> {
         let mut data = self.special(raw, what)?;
         data.truncate(header::c_string(&data).len());
         Ok(data)
+    }
+
+    fn within_limit(&self, what: &'static str, got: u64) -> Result<(), TarError> {
+        let limit = self.max_header_bytes;
+        if got > limit { Err(TarError::TooLarge { what, got, limit }) } else { Ok(()) }
     }
 
     fn begin(&mut self, size: u64) {
@@ -357,13 +371,6 @@ impl<R: BufRead> TarReader<R> {
             other => other,
         }
     }
-}
-
-fn within_special(what: &'static str, got: u64) -> Result<(), TarError> {
-    if got > MAX_SPECIAL_BYTES {
-        return Err(TarError::TooLarge { what, got, limit: MAX_SPECIAL_BYTES });
-    }
-    Ok(())
 }
 
 fn kind_of(flag: u8, path: &[u8]) -> EntryKind {

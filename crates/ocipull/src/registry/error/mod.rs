@@ -1,15 +1,19 @@
 //! Why a registry did not give what it was asked for.
 
-use std::error::Error as StdError;
-use std::time::Duration;
+mod cause;
+mod hint;
 
-use ctsys::report::Explain;
+use std::time::{Duration, SystemTime};
+
 use serde::Deserialize;
 
 use super::config::ConfigError;
 use super::credentials::CredentialError;
-use super::dns::DnsError;
+use super::transport::Answer;
 use crate::verify::VerifyError;
+
+pub use cause::{Cause, Phase};
+pub use hint::{EXIT_DAMAGED, EXIT_RATE_LIMITED, EXIT_TIMED_OUT};
 
 /// A server's own words are shown up to this many characters: enough for a sentence.
 const MAX_SHOWN_MESSAGE_CHARS: usize = 300;
@@ -85,6 +89,23 @@ pub enum RegistryError {
         /// What the registry says about it.
         words: Option<ServerWords>,
     },
+    /// Too many requests, or a registry that has no time and says until when.
+    #[error("{method} {url}: {}got status {status}{}", limited(*status, *until), said(words))]
+    Busy {
+        /// Of the request.
+        method: &'static str,
+        /// Of the request, without secrets.
+        url: String,
+        /// 429, or one of 5xx.
+        status: u16,
+        /// When it may be asked again, if it says that.
+        until: Option<SystemTime>,
+        /// What the registry says about it.
+        words: Option<ServerWords>,
+    },
+    /// It would have to be fetched, and that is not wanted.
+    #[error("{0} is not in the cache, and --offline keeps from fetching it")]
+    Offline(String),
     /// A redirect, a realm or an answer that is not to be followed or believed.
     #[error("{method} {url}: {problem}")]
     Refused {
@@ -200,6 +221,14 @@ pub enum Problem {
     /// A token answer without a token.
     #[error("the token service's answer holds no usable token")]
     NoToken,
+    /// Another part of a blob than was asked for.
+    #[error("got Content-Range {got:?}, want {want}")]
+    Range {
+        /// As sent, or `none`.
+        got: String,
+        /// What it should have been.
+        want: String,
+    },
     /// A body past its limit.
     #[error("the answer is too large: want at most {limit} bytes of {what}")]
     TooLarge {
@@ -221,35 +250,6 @@ pub enum Problem {
     Url,
 }
 
-/// Why a connection failed, boiled down from the layers of an HTTP client.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Cause {
-    /// The name has no address.
-    #[error(transparent)]
-    Dns(#[from] DnsError),
-    /// The system says.
-    #[error("{0}")]
-    Io(String),
-    /// Nothing came for so long.
-    #[error("timed out: nothing came for {} s", .0.as_secs())]
-    TimedOut(Duration),
-    /// A TLS server with a certificate of a CA that is not known here.
-    #[error("TLS certificate is not trusted: {}", issuer(.0))]
-    UnknownIssuer(Option<String>),
-    /// A server that answers without TLS.
-    #[error("it speaks plain HTTP, no TLS")]
-    PlainHttp,
-    /// A TLS server with a certificate that cannot be trusted.
-    #[error("TLS certificate is not trusted: {0}")]
-    Certificate(String),
-    /// What answers does not speak TLS.
-    #[error("TLS handshake failed: {0}")]
-    NotTls(String),
-    /// Whatever else.
-    #[error("{0}")]
-    Other(String),
-}
-
 /// A registry's error body (distribution-spec, "Error Codes"): the first error's code and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerWords {
@@ -257,6 +257,39 @@ pub struct ServerWords {
     pub code: String,
     /// For people.
     pub message: String,
+}
+
+impl RegistryError {
+    /// An answer of another status than was hoped for.
+    pub(crate) fn unexpected(answer: &Answer, words: Option<ServerWords>) -> Self {
+        let (method, url, status) = (answer.method(), answer.url().to_owned(), answer.status());
+        let until = answer.busy_until().filter(|_| status >= 500 || status == 429);
+        if status == 429 || until.is_some() {
+            return Self::Busy { method, url, status, until, words };
+        }
+        Self::Status { method, url, status, words }
+    }
+
+    /// Whether a server does not serve the range that it was asked for: then the whole may do.
+    pub(crate) fn is_about_range(&self) -> bool {
+        match self {
+            Self::Status { status: 416, .. } => true,
+            Self::Refused { problem, .. } => matches!(problem, Problem::Range { .. }),
+            Self::Everywhere { source, .. } => source.is_about_range(),
+            _ => false,
+        }
+    }
+
+    /// How long the registry wants to be left alone from now on; no time where it does not say.
+    pub(crate) fn asked_wait(&self) -> Duration {
+        match self {
+            Self::Busy { until: Some(until), .. } => {
+                until.duration_since(SystemTime::now()).unwrap_or_default()
+            }
+            Self::Everywhere { source, .. } => source.asked_wait(),
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 impl ServerWords {
@@ -279,6 +312,15 @@ impl ServerWords {
     }
 }
 
+fn limited(status: u16, until: Option<SystemTime>) -> String {
+    match (status, until) {
+        (429, Some(until)) => format!("rate limited until {}: ", httpdate::fmt_http_date(until)),
+        (429, None) => "rate limited: ".into(),
+        (_, Some(until)) => format!("busy until {}: ", httpdate::fmt_http_date(until)),
+        (_, None) => String::new(),
+    }
+}
+
 fn what(missing: &Missing) -> String {
     match missing {
         Missing::Unknown => String::new(),
@@ -297,157 +339,6 @@ fn said(words: &Option<ServerWords>) -> String {
     }
 }
 
-impl Cause {
-    /// Looks through the layers of the client's error for the one that says it.
-    pub(crate) fn of(error: reqwest::Error, stall: Duration) -> Self {
-        // Its own text has the whole URL in it.
-        let error = error.without_url();
-        let mut deepest = error.to_string();
-        let mut timed_out = error.is_timeout();
-        let mut next: Option<&(dyn StdError + 'static)> = error.source();
-        while let Some(layer) = next {
-            if let Some(dns) = layer.downcast_ref::<DnsError>() {
-                return Self::Dns(dns.clone());
-            }
-            if let Some(tls) = tls_error(layer) {
-                return Self::of_tls(tls);
-            }
-            if let Some(io) = layer.downcast_ref::<std::io::Error>() {
-                timed_out |= io.kind() == std::io::ErrorKind::TimedOut;
-                if io.raw_os_error().is_some() {
-                    return Self::Io(system_words(io));
-                }
-                if io.kind() == std::io::ErrorKind::UnexpectedEof {
-                    deepest = "the connection was closed early".into();
-                    break;
-                }
-            }
-            deepest = layer.to_string();
-            next = layer.source();
-        }
-        if timed_out { Self::TimedOut(stall) } else { Self::Other(deepest) }
-    }
-
-    fn of_tls(error: &rustls::Error) -> Self {
-        match error {
-            // A bad signature is that of a CA with the name of one that is trusted: of one that was
-            // made anew, mostly.
-            rustls::Error::InvalidCertificate(
-                rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature,
-            ) => Self::UnknownIssuer(None),
-            rustls::Error::InvalidCertificate(reason) => Self::Certificate(reason.to_string()),
-            // What a TLS client makes of the H of HTTP/1.1.
-            rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
-                Self::PlainHttp
-            }
-            other => Self::NotTls(other.to_string()),
-        }
-    }
-
-    /// Whether a server without TLS may be behind it: for registries on this machine, which are
-    /// then asked without. A certificate that is not trusted is not such a case.
-    pub(crate) fn may_be_plain_http(&self) -> bool {
-        !matches!(self, Self::Certificate(_) | Self::UnknownIssuer(_) | Self::Dns(_))
-    }
-}
-
-fn issuer(name: &Option<String>) -> String {
-    match name {
-        Some(name) => format!("it is issued by {name:?}, which is no CA that is trusted here"),
-        None => "it is issued by a CA that is not known here".into(),
-    }
-}
-
-/// The TLS error in a layer, also inside I/O errors, whose `source` skips what they hold.
-fn tls_error<'a>(layer: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    let mut layer = layer;
-    while let Some(io) = layer.downcast_ref::<std::io::Error>() {
-        layer = io.get_ref()?;
-    }
-    layer.downcast_ref()
-}
-
-/// `connection refused` instead of `Connection refused (os error 111)`.
-fn system_words(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
-}
-
-impl Explain for RegistryError {
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Unreachable { cause, host } => unreachable_hint(cause, host),
-            Self::Broken { .. } => "check the network, then try again".into(),
-            Self::LoginNeeded { host, .. } => {
-                format!("give --creds USER:PASS, or log in with: ocipull login {host}")
-            }
-            Self::Denied { .. } => "check that the repository exists and that the user may pull \
-                                    from it; --creds USER:PASS gives another user"
-                .into(),
-            Self::NotFound { missing, .. } => missing_hint(missing),
-            Self::Status { status: 429, .. } => {
-                "too many requests: wait, or give --creds for a higher limit".into()
-            }
-            Self::Status { status: 500.., .. } => "the registry has a problem: try later".into(),
-            Self::Status { .. } => "check that the host is a container registry".into(),
-            Self::Refused { .. } => {
-                "the registry or its mirror is misconfigured, or not to be trusted".into()
-            }
-            Self::Content { .. } => {
-                "the registry, a mirror or a proxy on the way damages content: \
-                                     try again or from elsewhere"
-                    .into()
-            }
-            Self::Credentials(error) => return Some(error.hint()),
-            Self::Tls(_) => "check the CA and client certificates: they must be in PEM".into(),
-            Self::Everywhere { source, .. } => return source.hint(),
-            Self::NoneLeft { .. } => {
-                "each failed several times: try later, or name another host with --mirror".into()
-            }
-            Self::NoHost { capability, .. } => {
-                format!("add {capability:?} to the capabilities of a host in hosts.toml")
-            }
-            Self::Blocked { file, .. } => {
-                format!("pull another image, or have \"blocked\" taken out of {}", file.display())
-            }
-            Self::Config(error) => error.hint(),
-        })
-    }
-}
-
-fn missing_hint(missing: &Missing) -> String {
-    match missing {
-        Missing::Unknown => "check the repository's name and the tag".into(),
-        Missing::Repository(_) => {
-            "check the repository's name; a private one may be hidden from who is not logged in"
-                .into()
-        }
-        Missing::Tag { some, .. } if some.is_empty() => "the repository has no tags".into(),
-        Missing::Tag { some, .. } => format!("tags that are there: {}", some.join(", ")),
-    }
-}
-
-fn unreachable_hint(cause: &Cause, host: &str) -> String {
-    match cause {
-        Cause::Dns(_) => "check the registry's name, and the network's name servers".into(),
-        Cause::UnknownIssuer(_) => format!(
-            "trust the CA: --ca-cert FILE, or keep it as ~/.config/containers/certs.d/{host}/ca.crt; \
-             --insecure skips the check"
-        ),
-        Cause::Certificate(_) => {
-            "check the certificate's names and dates; --insecure skips the check".into()
-        }
-        Cause::PlainHttp | Cause::NotTls(_) => {
-            "if the registry has no TLS, say --plain-http".into()
-        }
-        _ => format!(
-            "check that the registry runs, that {host} is its address, and HTTPS_PROXY if it is set"
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -462,10 +353,5 @@ mod tests {
         assert_eq!(said(&ServerWords::parse(br#"{"errors":[]}"#)), "");
         let long = format!(r#"{{"errors":[{{"code":"X","message":"{}"}}]}}"#, "y".repeat(9999));
         assert!(said(&ServerWords::parse(long.as_bytes())).len() < 400);
-    }
-
-    #[test]
-    fn system_errors_read_as_words() {
-        assert_eq!(system_words(&std::io::Error::from_raw_os_error(111)), "connection refused");
     }
 }
