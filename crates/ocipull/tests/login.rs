@@ -9,7 +9,7 @@ use std::path::Path;
 
 use common::{Place, Run, serve};
 use serde_json::{Value, json};
-use testkit::registry::{Auth, Bearer, Registry, RegistryOptions};
+use testkit::registry::{Auth, Bearer, Fault, Registry, RegistryOptions, Rule};
 
 /// Logs in as alice with the password on standard input.
 fn login(place: &Place, password: &str, arguments: &[&str]) -> Run {
@@ -56,6 +56,19 @@ fn what_is_kept_is_found_again() {
         let names: Vec<_> = std::fs::read_dir(place.path(".docker")).unwrap().collect();
         assert_eq!(names.len(), 1, "nothing is left beside it: {names:?}");
     }
+}
+
+#[test]
+fn a_login_outlasts_a_moment_without_the_registry() {
+    let (registry, _) = serve(RegistryOptions::auth(Auth::basic("alice", "s3cret")));
+    registry.inject(Rule::new(Fault::status(503, "UNAVAILABLE")).times(1));
+    let place = Place::new();
+    login(&place, "s3cret", &[&registry.host()]).succeeded().says("note: retry 1 of 5");
+    registry.inject(Rule::new(Fault::status(503, "UNAVAILABLE")));
+    registry.clear_requests();
+    let arguments = ["--retries", "0", &registry.host()];
+    login(&place, "s3cret", &arguments).failed(1, &["cannot log in to", "503"]);
+    assert_eq!(registry.walk().len(), 1);
 }
 
 #[test]
