@@ -175,7 +175,7 @@ fn a_403_for_what_was_good_before_is_answered_with_a_new_token() {
     registry.clear_faults();
     registry.inject(Rule::new(Fault::status(403, "DENIED")).path("/blobs/"));
     place
-        .run(&[&creds[..], &[&image, "e"]].concat())
+        .run(&[&creds[..], &["--no-cache", &image, "e"]].concat())
         .failed(1, &["access denied", "403", "DENIED"]);
     assert_eq!(registry.token_requests().len(), 4);
     registry.clear_faults();
