@@ -357,6 +357,7 @@ fn record() -> ImageRecord {
         },
         layers: Vec::new(),
         ownership: Ownership::Root,
+        keep_dirlinks: false,
         config: Default::default(),
     }
 }

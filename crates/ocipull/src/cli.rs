@@ -136,6 +136,9 @@ struct TypedPull {
     #[arg(long)]
     force: bool,
     /// Return only when everything is on the disk, safe from a power cut; a disk error leaves DEST
+    /// Where a layer has a directory and a lower one a link to a directory, keep the link
+    #[arg(long)]
+    keep_dirlinks: bool,
     /// as it was
     #[arg(long)]
     sync: bool,
@@ -235,6 +238,7 @@ pub(crate) struct PullTask {
     pub(crate) dest: PathBuf,
     pub(crate) platform: Platform,
     pub(crate) force: bool,
+    pub(crate) keep_dirlinks: bool,
     pub(crate) sync: bool,
     pub(crate) ownership: OwnershipChoice,
     pub(crate) resources: ResourcesTask,
@@ -375,6 +379,7 @@ impl TypedPull {
             dest,
             platform,
             force: self.force,
+            keep_dirlinks: self.keep_dirlinks,
             sync: self.sync,
             ownership: self.ownership.meaning(),
             resources: self.resources.meaning()?,

@@ -202,6 +202,7 @@ fn run_pull(
         ownership,
         force: task.force,
         resources: task.resources.open(&observer),
+        keep_dirlinks: task.keep_dirlinks,
         sync: task.sync,
     };
     interruptible(async {

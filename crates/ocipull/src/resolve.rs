@@ -83,8 +83,8 @@ pub struct Resolved {
     pub resolved_digest: Digest,
     /// Of the platform's manifest.
     pub manifest_digest: Digest,
-    /// Of the index or manifest that the name stands for, as an OCI layout's index.json has it.
-    pub root: Descriptor,
+    /// Of the platform's manifest, as an OCI layout's index.json has it.
+    pub descriptor: Descriptor,
     /// The platform that was chosen.
     pub platform: Platform,
     /// The manifest.
@@ -136,16 +136,14 @@ pub async fn name(
 }
 
 fn cached_name(cache: Option<&Cache>, reference: &ImageReference) -> Result<Named, ResolveError> {
-    let (digest, size_bytes, media_type) =
-        match (cache.and_then(|cache| cache.lookup(&reference.to_string())), reference.digest()) {
-            (Some(image), _) => {
-                (image.digest().clone(), Some(image.size()), image.media_type().to_string())
-            }
-            // It may be there under another name.
-            (None, Some(digest)) => (digest.clone(), None, String::new()),
-            (None, None) => return Err(ResolveError::NotCached(reference.to_string())),
-        };
-    Ok(Named { digest, size_bytes, media_type, body: None })
+    let known = cache.and_then(|cache| cache.lookup(&reference.to_string()));
+    // One that is named by its digest may be there under another name.
+    match known.or_else(|| reference.digest().cloned()) {
+        Some(digest) => {
+            Ok(Named { digest, size_bytes: None, media_type: String::new(), body: None })
+        }
+        None => Err(ResolveError::NotCached(reference.to_string())),
+    }
 }
 
 /// Finds the image for `wanted` behind `named`.
@@ -163,14 +161,14 @@ pub async fn resolve(
         }
     };
     let document = Document::parse(&body.bytes, &body.media_type)?;
-    let root = descriptor(&document, &body, &named.digest)?;
+    let descriptor = descriptor(&document, &body, &named.digest)?;
     let index = match document {
         Document::Index(index) => index,
         Document::Manifest(manifest) => {
             return Ok(Resolved {
                 resolved_digest: named.digest.clone(),
                 manifest_digest: named.digest,
-                root,
+                descriptor,
                 platform: wanted.clone(),
                 manifest,
             });
@@ -184,7 +182,7 @@ pub async fn resolve(
         Document::Manifest(manifest) => Ok(Resolved {
             resolved_digest: named.digest,
             manifest_digest: entry.digest().clone(),
-            root,
+            descriptor: entry.clone(),
             platform: platform.clone(),
             manifest,
         }),

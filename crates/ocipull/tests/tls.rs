@@ -98,7 +98,8 @@ fn a_client_shows_its_certificate_to_its_registry_only() {
     place.write(&format!("{folder}/ca.crt"), &registry.authority().ca_pem);
     place.write(&format!("{folder}/client.cert"), &client.cert_pem);
     place.write(&format!("{folder}/client.key"), &client.key_pem);
-    place.run(&[&format!("{}/app:v1", registry.host()), "f"]).failed(1, &[&registry.blob_host()]);
+    let image = format!("{}/app:v1", registry.host());
+    place.run(&["--no-cache", &image, "f"]).failed(1, &[&registry.blob_host()]);
     assert!(registry.requests().iter().all(|request| request.listener == Listener::Registry));
 }
 

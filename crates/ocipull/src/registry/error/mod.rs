@@ -270,6 +270,15 @@ impl RegistryError {
         Self::Status { method, url, status, words }
     }
 
+    /// Whether all came, and was not what was asked for.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Content { cause, .. } => !matches!(cause, VerifyError::Truncated { .. }),
+            Self::Everywhere { source, .. } => source.is_damage(),
+            _ => false,
+        }
+    }
+
     /// Whether a server does not serve the range that it was asked for: then the whole may do.
     pub(crate) fn is_about_range(&self) -> bool {
         match self {
