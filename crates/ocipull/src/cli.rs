@@ -7,15 +7,17 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
 use ocipull::apply::limits::{LIMIT_NAMES, LimitSyntaxError};
-use ocipull::host::{HostError, RegistryHost};
+use ocipull::host::HostError;
 use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
 use ocipull::reference::{ImageReference, ReferenceError};
 use ocipull::registry::{
-    CredentialSources, Login, RegistryOptions, RetryPolicy, Timeouts, default_files,
+    AuthFile, ConfigSources, CredentialSources, ExpandError, Login, RegistryOptions, RetryPolicy,
+    Secret, Timeouts, default_files,
 };
 
 use crate::cache_command::TypedCache;
+use crate::login::{LoginTask, LogoutTask, TypedLogin, TypedLogout};
 use crate::resources::{ResourcesTask, TypedResources};
 
 /// Longest `--ca-cert` file, in bytes: a whole system's CAs have a quarter of it.
@@ -29,7 +31,8 @@ const MAX_CA_BYTES: u64 = 1 << 20;
     about = "Pull an image from an OCI registry and unpack it into a root filesystem",
     override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR\n       \
                       ocipull verify [OPTIONS] DEST\n       ocipull rm DEST\n       \
-                      ocipull cache ls|prune|verify",
+                      ocipull cache ls|prune|verify\n       \
+                      ocipull login [REGISTRY]\n       ocipull logout [REGISTRY]",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
@@ -38,7 +41,10 @@ DEST holds the image's files afterwards; DEST.image.json, beside it, says which 
 that holds the image already is left as it is, unless --force is given. A pull that fails or is \
 interrupted leaves DEST as it was.
 
-Credentials come from --creds, else from the files of podman and docker.
+Credentials come from --creds, else from the files of podman and docker and the helpers they name. \
+Mirrors are asked in this order, and the registry itself last: --mirror, containerd's \
+certs.d/REGISTRY/hosts.toml, containers' registries.conf. CAs and client certificates are taken from \
+certs.d/REGISTRY of docker and containers as well. Proxies: HTTPS_PROXY, HTTP_PROXY, NO_PROXY.
 
 What was downloaded is kept in $XDG_CACHE_HOME/ocipull, by default ~/.cache/ocipull: a pull that was \
 cut off goes on from there, and nothing is fetched twice.
@@ -67,6 +73,10 @@ enum TypedCommand {
         #[arg(value_name = "DEST")]
         dest: PathBuf,
     },
+    /// Log in to a registry: tried there, then kept where docker and podman find it
+    Login(TypedLogin),
+    /// Forget the login for a registry
+    Logout(TypedLogout),
     /// Compare a root filesystem with the image that its record names
     #[command(after_help = VERIFY_HELP)]
     Verify(Box<TypedVerify>),
@@ -149,12 +159,23 @@ struct TypedPull {
 
 #[derive(Debug, Args)]
 struct TypedRegistry {
-    /// Ask this registry first, as a mirror of the image's own
-    #[arg(long, value_name = "HOST[:PORT]", env = "OCIPULL_MIRROR")]
-    mirror: Option<String>,
+    /// Ask this registry first, as a mirror of the image's own; several, given one by one or
+    /// separated by commas, are asked in turn
+    #[arg(long, value_name = "HOST[:PORT]", env = "OCIPULL_MIRROR", value_delimiter = ',')]
+    mirror: Vec<String>,
     /// Log in to the image's registry; without PASS the password is read from standard input
     #[arg(long, value_name = "USER[:PASS]")]
     creds: Option<String>,
+    /// Ask nobody: use what earlier pulls left in the cache
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    access: TypedAccess,
+}
+
+/// What a login needs as well as a pull.
+#[derive(Debug, Args)]
+pub(crate) struct TypedAccess {
     /// Credentials in docker's or podman's form [default: their own files]
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
@@ -167,9 +188,6 @@ struct TypedRegistry {
     /// Trust the CA certificates in FILE (PEM) as well
     #[arg(long, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
-    /// Ask nobody: use what earlier pulls left in the cache
-    #[arg(long)]
-    offline: bool,
     /// Send a request that failed, but may pass, again so often
     #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries)]
     retries: u32,
@@ -193,6 +211,8 @@ pub(crate) enum Task {
     Pull(Box<PullTask>),
     /// Absolute, with a last component.
     Remove(PathBuf),
+    Login(Box<LoginTask>),
+    Logout(Box<LogoutTask>),
     Cache(TypedCache),
     Verify(Box<VerifyTask>),
 }
@@ -212,6 +232,8 @@ pub(crate) struct VerifyTask {
 #[derive(Debug)]
 pub(crate) struct PullTask {
     pub(crate) reference: ImageReference,
+    /// The configuration file that says what the short name that was typed stands for.
+    pub(crate) named_by: Option<PathBuf>,
     /// Absolute, with a last component.
     pub(crate) dest: PathBuf,
     pub(crate) platform: Platform,
@@ -239,8 +261,14 @@ pub(crate) enum CliError {
     Reference(#[from] ReferenceError),
     #[error(transparent)]
     Platform(#[from] PlatformError),
+    #[error(transparent)]
+    ShortName(#[from] ExpandError),
     #[error("invalid mirror")]
     Mirror(#[source] HostError),
+    #[error("invalid registry")]
+    Registry(#[source] HostError),
+    #[error("no user to log in as")]
+    User,
     #[error("invalid destination {0:?}: want a directory with a name")]
     Dest(PathBuf),
     #[error(transparent)]
@@ -265,18 +293,21 @@ impl Explain for CliError {
         Some(match self {
             Self::Reference(error) => error.hint(),
             Self::Platform(_) => format!("this machine's is {}", Platform::host()),
+            Self::ShortName(error) => return error.hint(),
+            Self::Registry(_) => "give HOST or HOST:PORT, as in quay.io".into(),
+            Self::User => "give --username NAME".into(),
             Self::Mirror(_) => "give --mirror or OCIPULL_MIRROR as HOST or HOST:PORT".into(),
             Self::Dest(_) => "name a directory, as in ./rootfs".into(),
             Self::Limit(_) => format!("the limits are {}", LIMIT_NAMES.join(", ")),
             Self::Creds => "give the user's name before the colon".into(),
             Self::File { .. } | Self::LargeFile(_) => "check the file's path and mode".into(),
-            Self::Password(_) => "give it on standard input, or as --creds USER:PASS".into(),
+            Self::Password(_) => "give it in one line on standard input".into(),
         })
     }
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::File { .. } | Self::LargeFile(_) | Self::Password(_) => 1,
+            Self::File { .. } | Self::LargeFile(_) | Self::Password(_) | Self::ShortName(_) => 1,
             _ => 2,
         }
     }
@@ -293,6 +324,12 @@ impl Typed {
         match self.command {
             Some(TypedCommand::Cache { command }) => Ok(Task::Cache(command)),
             Some(TypedCommand::Rm { dest }) => destination(dest).map(Task::Remove),
+            Some(TypedCommand::Login(typed)) => {
+                typed.meaning().map(|task| Task::Login(Box::new(task)))
+            }
+            Some(TypedCommand::Logout(typed)) => {
+                typed.meaning().map(|task| Task::Logout(Box::new(task)))
+            }
             Some(TypedCommand::Verify(typed)) => typed.meaning().map(Box::new).map(Task::Verify),
             None => self.pull.meaning().map(Box::new).map(Task::Pull),
         }
@@ -324,14 +361,21 @@ impl Output {
 impl TypedPull {
     fn meaning(self) -> Result<PullTask, CliError> {
         let reference: ImageReference = self.image.unwrap_or_default().parse()?;
+        let registry = self.registry.meaning()?;
+        let expanded = ocipull::registry::expand(&reference, &registry.config)?;
         let bundled = self.bundle.map(|dir| dir.join("rootfs"));
         let dest = destination(self.dest.or(bundled).unwrap_or_default())?;
         let platform = match &self.platform {
             Some(text) => text.parse()?,
             None => Platform::host(),
         };
+        let (reference, named_by) = match expanded {
+            None => (reference, None),
+            Some((full, file)) => (full, Some(file)),
+        };
         Ok(PullTask {
             reference,
+            named_by,
             dest,
             platform,
             force: self.force,
@@ -339,7 +383,7 @@ impl TypedPull {
             sync: self.sync,
             ownership: self.ownership.meaning(),
             resources: self.resources.meaning()?,
-            registry: self.registry.meaning()?,
+            registry,
             output: Output::of(self.quiet, self.verbose),
         })
     }
@@ -358,30 +402,43 @@ impl TypedOwnership {
 
 impl TypedRegistry {
     fn meaning(self) -> Result<RegistryOptions, CliError> {
-        let mirror = match self.mirror.as_deref() {
-            // An empty variable is as good as none.
-            None | Some("") => None,
-            Some(text) => Some(text.parse::<RegistryHost>().map_err(CliError::Mirror)?),
-        };
+        // An empty variable is as good as none.
+        let mirrors = self.mirror.iter().filter(|text| !text.is_empty());
+        let mirrors = mirrors.map(|text| text.parse().map_err(CliError::Mirror));
+        let mirrors = mirrors.collect::<Result<_, _>>()?;
         let login = self.creds.map(login).transpose()?;
+        let mut options = self.access.meaning()?;
+        options.mirrors = mirrors;
+        options.credentials.login = login;
+        options.offline = self.offline;
+        Ok(options)
+    }
+}
+
+impl TypedAccess {
+    /// Options without mirrors, `--creds` and `--offline`.
+    pub(crate) fn meaning(self) -> Result<RegistryOptions, CliError> {
         let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
         Ok(RegistryOptions {
-            mirror,
+            mirrors: Vec::new(),
             plain_http: self.plain_http,
             insecure: self.insecure,
             ca_pem: self.ca_cert.as_deref().map(read_ca).transpose()?,
-            credentials: CredentialSources {
-                login,
-                files: default_files(self.authfile.as_deref(), variable),
-            },
+            credentials: CredentialSources { login: None, files: auth_files(self.authfile) },
+            config: ConfigSources::of_user(variable),
             retry: RetryPolicy { retries: self.retries },
             timeouts: self
                 .timeout
                 .map(Duration::from_secs)
                 .map_or_else(Timeouts::default, |time| Timeouts { connect: time, stall: time }),
-            offline: self.offline,
+            offline: false,
         })
     }
+}
+
+/// The credential files that count, `named` alone if it is given.
+pub(crate) fn auth_files(named: Option<PathBuf>) -> Vec<AuthFile> {
+    default_files(named.as_deref(), |name| std::env::var_os(name).map(PathBuf::from))
 }
 
 /// An absolute path that ends in a name. Not the current directory: another one takes the place of
@@ -406,7 +463,7 @@ fn login(creds: String) -> Result<Login, CliError> {
         Some(password) => password,
         None => crate::password::read(&user).map_err(CliError::Password)?,
     };
-    Ok(Login { user, password })
+    Ok(Login { user, secret: Secret::Password(password) })
 }
 
 fn read_ca(path: &Path) -> Result<Vec<u8>, CliError> {
@@ -465,7 +522,7 @@ mod tests {
     fn a_password_may_hold_colons() {
         let task = meaning(&["centos", "d", "--creds", "u:a:b"]).unwrap();
         let login = task.registry.credentials.login.unwrap();
-        assert_eq!((login.user.as_str(), login.password.as_str()), ("u", "a:b"));
+        assert_eq!((login.user.as_str(), login.secret), ("u", Secret::Password("a:b".into())));
         assert!(matches!(meaning(&["centos", "d", "--creds", ":x"]), Err(CliError::Creds)));
     }
 

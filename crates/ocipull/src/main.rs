@@ -3,6 +3,7 @@
 mod cache_command;
 mod changes;
 mod cli;
+mod login;
 mod password;
 mod progress;
 mod resources;
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 use cache_command::CacheCommandError;
 use changes::VerifyError;
 use cli::{CliError, Output, PullTask, Task, Typed};
+use login::LoginError;
 use progress::{Display, size};
 
 /// These take bytes off the network and hash them; the second keeps timers and other connections
@@ -48,6 +50,8 @@ enum MainError {
     Ownership(#[from] OwnershipError),
     #[error(transparent)]
     Pull(Box<PullError>),
+    #[error(transparent)]
+    Login(#[from] LoginError),
     #[error("cannot remove")]
     Remove(#[source] Box<ApplyError>),
     #[error(transparent)]
@@ -72,6 +76,7 @@ impl Explain for MainError {
             Self::Cli(error) => error.hint(),
             Self::Ownership(error) => error.hint(),
             Self::Pull(error) => error.hint(),
+            Self::Login(error) => error.hint(),
             Self::Remove(error) => error.hint(),
             Self::Cache(error) => error.hint(),
             Self::Verify(error) => error.hint(),
@@ -86,6 +91,7 @@ impl Explain for MainError {
             Self::Pull(error) => error.exit_code(),
             Self::Signal(number) => u8::try_from(128 + number).unwrap_or(1),
             Self::Remove(error) => error.exit_code(),
+            Self::Login(error) => error.exit_code(),
             Self::Cache(error) => error.exit_code(),
             Self::Verify(error) => error.exit_code(),
             Self::Start(_) => 1,
@@ -139,6 +145,10 @@ fn run(typed: Typed) -> Result<ExitCode, MainError> {
             if let Some(warning) = &entered.warning {
                 display.say(&format!("ocipull: warning: {warning}"));
             }
+            if let Some(file) = &task.named_by {
+                let (typed, file) = (task.reference.typed(), file.display());
+                display.say(&format!("ocipull: note: {typed} is {} ({file})", task.reference));
+            }
             let result = run_pull(&task, entered.ownership, &display);
             display.clear();
             tell(&task, &display, result?);
@@ -150,6 +160,14 @@ fn run(typed: Typed) -> Result<ExitCode, MainError> {
         }
         Task::Cache(command) => {
             command.run()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Login(task) => {
+            runtime()?.block_on(task.run())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Logout(task) => {
+            runtime()?.block_on(task.run())?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Remove(dest) => {
@@ -196,11 +214,7 @@ fn run_pull(
 
 /// Runs `work`, which the signals that end a program end by dropping it.
 fn interruptible<T>(work: impl Future<Output = Result<T, MainError>>) -> Result<T, MainError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .enable_all()
-        .build()
-        .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))?;
+    let runtime = runtime()?;
     // The runtime is dropped at the end, which waits for the blocking threads to have cleaned up.
     runtime.block_on(async {
         let mut ending = ending_signals()?;
@@ -209,6 +223,14 @@ fn interruptible<T>(work: impl Future<Output = Result<T, MainError>>) -> Result<
             Some(Ok(number)) = ending.join_next() => Err(MainError::Signal(number)),
         }
     })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, MainError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))
 }
 
 /// Waits for the signals that end a pull: each task gives its signal's number. Unheard they would

@@ -84,10 +84,12 @@ impl Observer for Display {
                 self.say(&request_line(exchange));
             }
             Event::Exchange(_) => {}
-            Event::Notice(text) => self.say(&format!("ocipull: {text}")),
+            Event::Notice(text) => self.say(&format!("ocipull: note: {text}")),
             Event::Retry { why, attempt, attempts, wait } => {
                 let wait = wait.as_secs_f32();
-                self.say(&format!("retry {attempt} of {attempts} in {wait:.1} s: {why}"));
+                self.say(&format!(
+                    "ocipull: note: retry {attempt} of {attempts} in {wait:.1} s: {why}"
+                ));
             }
             Event::LayerStarted(layer) => self.start(layer),
             Event::LayerBytes { index, bytes } => {

@@ -120,6 +120,21 @@ impl ImageReference {
         self.digest.as_ref()
     }
 
+    /// The name as typed, without tag and digest, if it names no registry: `centos`, `team/app`.
+    pub fn short_name(&self) -> Option<&str> {
+        let (rest, _) = self.typed.split_once('@').unwrap_or((&self.typed, ""));
+        let (name, _) = split_tag(rest);
+        split_registry(name).0.is_none().then_some(name)
+    }
+
+    /// The reference that this short one stands for, where its name means `full`: its tag and digest
+    /// stay, and what was typed stays what was typed.
+    pub fn expanded(&self, full: &str) -> Result<Self, ReferenceError> {
+        let after = self.short_name().and_then(|name| self.typed.strip_prefix(name));
+        let written: Self = format!("{full}{}", after.unwrap_or_default()).parse()?;
+        Ok(Self { typed: self.typed.clone(), ..written })
+    }
+
     /// What a registry is asked for: the digest, else the tag.
     pub fn selector(&self) -> &str {
         self.digest.as_ref().map_or_else(|| self.tag().unwrap_or(DEFAULT_TAG), |d| d.as_ref())
@@ -273,6 +288,23 @@ mod tests {
             let parsed: ImageReference = typed.parse().unwrap();
             assert_eq!(parsed.to_string(), canonical, "{typed}");
         }
+    }
+
+    #[test]
+    fn a_short_name_can_stand_for_another() {
+        for typed in ["app", "app:1", &format!("app:1@{SHA}")] {
+            let reference: ImageReference = typed.parse().unwrap();
+            assert_eq!(reference.short_name(), Some("app"));
+            let full = reference.expanded("quay.io/team/app").unwrap();
+            assert_eq!((full.typed(), full.registry().as_str()), (typed, "quay.io"));
+            assert_eq!(full.repository(), "team/app");
+            assert_eq!((full.digest(), full.tag()), (reference.digest(), reference.tag()));
+        }
+        let long: ImageReference = "docker.io/library/app".parse().unwrap();
+        assert_eq!(long.short_name(), None);
+        let short: ImageReference = "team/app".parse().unwrap();
+        assert_eq!(short.short_name(), Some("team/app"));
+        assert!(short.expanded("Not A Name").is_err());
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn wrong_and_missing_credentials_say_whose() {
         let run = place.run(&[&image(&registry), "d"]);
         match auth {
             Auth::Basic { .. } => {
-                run.failed(1, &["wants a login"]).hints("podman login");
+                run.failed(1, &["wants a login"]).hints("ocipull login");
             }
             _ => {
                 run.failed(1, &["access denied", "anonymous"]).hints("--creds");
@@ -158,6 +158,71 @@ fn a_token_that_ends_in_mid_pull_is_renewed_once() {
     let place = Place::new();
     place.run(&[&image(&registry), "e"]).failed(1, &["access denied"]);
     assert_eq!(registry.token_requests().len(), before + 2);
+}
+
+/// As ECR says it of a token whose time is over, without a challenge.
+#[test]
+fn a_403_for_what_was_good_before_is_answered_with_a_new_token() {
+    let (registry, _) = serve(RegistryOptions::auth(Auth::bearer_user("alice", "s3cret")));
+    let creds = ["--creds", "alice:s3cret"];
+    let image = image(&registry);
+    registry.inject(Rule::new(Fault::status(403, "DENIED")).path("/blobs/").skip(1).times(1));
+    let place = Place::new();
+    place.run(&[&creds[..], &[&image, "d"]].concat()).succeeded();
+    assert_eq!(registry.token_requests().len(), 2);
+
+    // It is final for a new token, and for whoever has none.
+    registry.clear_faults();
+    registry.inject(Rule::new(Fault::status(403, "DENIED")).path("/blobs/"));
+    place
+        .run(&[&creds[..], &["--no-cache", &image, "e"]].concat())
+        .failed(1, &["access denied", "403", "DENIED"]);
+    assert_eq!(registry.token_requests().len(), 4);
+    registry.clear_faults();
+    registry.inject(Rule::new(Fault::status(403, "DENIED")));
+    place.run(&[&image, "e"]).failed(1, &["access denied", "403"]);
+    assert_eq!(registry.token_requests().len(), 4);
+}
+
+#[test]
+fn a_token_that_lives_shorter_than_the_pull_is_renewed() {
+    let life = std::time::Duration::from_secs(2);
+    let (registry, _) = bearer(Bearer { life, ..Bearer::default() });
+    // Held up until the token's time is over, and then asked for it.
+    registry.inject(Rule::new(Fault::Delay(2 * life)).path("/blobs/").skip(1).times(1));
+    Place::new().run(&[&image(&registry), "d"]).succeeded();
+    assert!(registry.token_requests().len() >= 2, "{:?}", registry.walk());
+}
+
+#[test]
+fn requests_that_fail_together_share_one_new_token() {
+    use ocipull::registry::Registry as Client;
+    let (registry, built) = serve(RegistryOptions::auth(Auth::bearer_anonymous()));
+    let reference = image(&registry).parse().unwrap();
+    let observer = std::sync::Arc::new(ocipull::event::Silent);
+    let client =
+        std::sync::Arc::new(Client::new(&reference, &Default::default(), observer).unwrap());
+    let manifest: serde_json::Value = serde_json::from_slice(&built.manifest.bytes).unwrap();
+    let config = &manifest["config"];
+    let digest: oci_spec::image::Digest = config["digest"].as_str().unwrap().parse().unwrap();
+    let size = config["size"].as_u64().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        client.head_manifest("v1").await.unwrap();
+        registry.expire_tokens();
+        let tasks: Vec<_> = (0..16)
+            .map(|_| {
+                let (client, digest) = (client.clone(), digest.clone());
+                tokio::spawn(async move {
+                    client.get_blob(&digest, size, "a config", 1 << 20).await.map(drop)
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    });
+    assert_eq!(registry.token_requests().len(), 2, "{:?}", registry.walk());
 }
 
 #[test]

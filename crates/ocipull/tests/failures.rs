@@ -35,12 +35,20 @@ fn an_unknown_tag_and_an_unknown_repository() {
     let (registry, _) = serve(RegistryOptions::default());
     let place = Place::new();
     let host = registry.host();
-    for name in ["app:nope", "nothing:v1"] {
-        place
-            .run(&[&format!("{host}/{name}"), "d"])
-            .failed(1, &["not found", "404"])
-            .hints("repository's name and the tag");
-    }
+    place
+        .run(&[&format!("{host}/app:nope"), "d"])
+        .failed(1, &["not found", "repository \"app\" has no \"nope\"", "404"])
+        .hints("tags that are there: v1");
+    place
+        .run(&[&format!("{host}/nothing:v1"), "d"])
+        .failed(1, &["not found", "no repository \"nothing\"", "404"])
+        .hints("repository's name");
+    // A registry that keeps its tags to itself.
+    registry.inject(Rule::new(Fault::status(401, "UNAUTHORIZED")).path("/tags/list"));
+    place
+        .run(&[&format!("{host}/app:nope"), "d"])
+        .failed(1, &["not found: got status 404"])
+        .hints("repository's name and the tag");
     nothing_is_left(&place);
 }
 

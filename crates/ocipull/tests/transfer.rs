@@ -4,98 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
 
 mod common;
+mod transfer_support;
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use common::{Place, Run, wait_until};
-use testkit::image::{BuiltImage, Image};
-use testkit::layers::{Compression, LayerBuilder};
 use testkit::registry::{Fault, Registry, RegistryOptions, Rule};
 use testkit::tree::{Options, Tree, assert_same};
-
-/// So much of a layer comes before the network fails, in bytes.
-const FIRST_BYTES: u64 = 70_000;
-
-fn image(registry: &Registry) -> String {
-    format!("{}/app:v1", registry.host())
-}
-
-/// Bytes that do not compress, the same each time.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    let mut bytes: Vec<u8> =
-        std::iter::repeat_with(&mut next).take(length / 8 + 1).flatten().collect();
-    bytes.truncate(length);
-    bytes
-}
-
-/// An image of layers of about these sizes, in bytes, and the layers' digests.
-fn serve(sizes: &[usize]) -> (Registry, Vec<String>) {
-    let registry = Registry::start(RegistryOptions::default());
-    let digests = push(&registry, sizes);
-    (registry, digests)
-}
-
-fn push(registry: &Registry, sizes: &[usize]) -> Vec<String> {
-    let built = sizes.iter().enumerate().fold(Image::new(), |image, (n, size)| {
-        let layer = LayerBuilder::new().file(format!("f{n}"), noise(*size, n as u64 + 7));
-        image.layer(layer.build(Compression::Gzip))
-    });
-    layers(&built.push(registry, "app", "v1"))
-}
-
-fn layers(built: &BuiltImage) -> Vec<String> {
-    let manifest: serde_json::Value = serde_json::from_slice(&built.manifest.bytes).unwrap();
-    let layers = manifest["layers"].as_array().unwrap();
-    layers.iter().map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Of every GET of the blob: its status and its Range.
-fn fetches(registry: &Registry, digest: &str) -> Vec<(u16, Option<String>)> {
-    let requests = registry.requests();
-    let of_blob = requests.iter().filter(|r| r.method == "GET" && r.path.ends_with(digest));
-    of_blob.map(|request| (request.status, request.range().map(str::to_owned))).collect()
-}
-
-fn from(position: u64) -> Option<String> {
-    Some(format!("bytes={position}-"))
-}
-
-fn right(place: &Place, dest: &str, sizes: &[usize]) {
-    for (n, size) in sizes.iter().enumerate() {
-        let got = std::fs::read(place.path(&format!("{dest}/f{n}"))).unwrap();
-        assert!(got == noise(*size, n as u64 + 7), "{dest}/f{n} differs");
-    }
-}
-
-fn partial(place: &Place, digest: &str) -> PathBuf {
-    place.cache().join("partial").join(digest.replace(':', "-"))
-}
-
-fn blob(place: &Place, digest: &str) -> PathBuf {
-    place.cache().join("blobs").join(digest.replace(':', "/"))
-}
-
-fn spawn(place: &Place, arguments: &[&str]) -> Child {
-    let mut command = place.command(arguments);
-    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-#[track_caller]
-fn ended_well(child: Child) -> String {
-    let output = child.wait_with_output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
-    stderr
-}
+use transfer_support::{
+    FIRST_BYTES, blob, ended_well, fetches, from, image, partial, push, right, serve, spawn,
+};
 
 #[test]
 fn a_broken_download_goes_on_where_it_broke() {

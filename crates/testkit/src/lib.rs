@@ -13,11 +13,14 @@
 // A helper for tests fails by panic, with a message that says what it could not do.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 
+pub mod authority;
 pub mod docker_registry;
 pub mod image;
 pub mod images;
 pub mod layers;
+pub mod nginx;
 pub mod programs;
+pub mod proxy;
 pub mod registry;
 pub mod shape;
 pub mod tree;

@@ -42,6 +42,8 @@ pub struct RegistryOptions {
     pub addr: SocketAddr,
     /// TLS with a certificate from an authority made for this registry ([`Registry::ca_file`]).
     pub tls: bool,
+    /// With TLS, whether clients have to show a certificate of the same authority.
+    pub client_certs: bool,
     /// What it demands.
     pub auth: Auth,
     /// Blobs are answered by a 307 to a second listener, which refuses requests that bring an
@@ -58,6 +60,7 @@ impl Default for RegistryOptions {
         Self {
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: false,
+            client_certs: false,
             auth: Auth::None,
             redirect_blobs: false,
             separate_tokens: false,
@@ -151,8 +154,8 @@ impl Registry {
         let other = || bind(SocketAddr::new(options.addr.ip(), 0));
         let blob = options.redirect_blobs.then(other);
         let token = options.separate_tokens.then(other);
-        let tls = options.tls.then(tls::make);
-        let ca_file = tls.as_ref().map(|tls| readable_file(&tls.ca_pem));
+        let tls = options.tls.then(|| tls::make(options.client_certs));
+        let ca_file = tls.as_ref().map(|tls| readable_file(&tls.authority.ca_pem));
         let shared = Arc::new(Shared {
             options,
             addr,
@@ -202,6 +205,11 @@ impl Registry {
     /// everybody. Panics where there is no TLS.
     pub fn ca_file(&self) -> &Path {
         self.ca_file.as_ref().expect("this registry has no TLS").path()
+    }
+
+    /// The authority that signed the certificate. Panics where there is no TLS.
+    pub fn authority(&self) -> &crate::authority::Authority {
+        &self.shared.tls.as_ref().expect("this registry has no TLS").authority
     }
 
     /// Stores a blob and returns its digest. Repositories share all blobs, but a name is known only

@@ -23,7 +23,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::{PIECE_BYTES, Piece};
 use crate::cache::{Cache, Claim, Followed, Following, Partial};
 use crate::event::Event;
-use crate::registry::{Attempts, Cause, Problem, Registry, RegistryError};
+use crate::registry::{BlobBody, Cause, Registry, RegistryError};
 use crate::verify::{Verifier, VerifyError};
 
 /// A blob of which so many more bytes came, although the network failed, is worth as many attempts
@@ -231,35 +231,37 @@ impl Download {
         let mut counted = self.position;
         while self.position < self.layer.size() {
             let from = if by_range { self.position } else { 0 };
-            let error = match self.attempt(from, partial, verifier, &mut attempts).await {
-                Ok(()) if self.position == self.layer.size() => break,
+            let (digest, size) = (self.layer.digest(), self.layer.size());
+            let body = match self.registry.open_blob(digest, from, size, &mut attempts).await {
+                Err(error) if from > 0 && error.is_about_range() => {
+                    by_range = false;
+                    continue;
+                }
+                other => other?,
+            };
+            let error = match self.take(body, from, partial, verifier).await {
+                Ok(()) if self.position == size => break,
                 Ok(()) => self.truncated(),
                 Err(Stop::Failed(error)) => error,
                 Err(gone) => return Err(gone),
             };
-            if from > 0 && is_about_range(&error) {
-                by_range = false;
-                continue;
-            }
             if self.position - counted >= PROGRESS_BYTES {
                 attempts.progressed();
                 counted = self.position;
             }
-            attempts.after(error, &**self.registry.observer()).await?;
+            self.registry.after_break(error, &mut attempts).await?;
         }
         Ok(())
     }
 
-    /// One request, from the byte `from` on.
-    async fn attempt(
+    /// Hands on an answer that was asked for from the byte `from` on.
+    async fn take(
         &mut self,
+        body: BlobBody,
         from: u64,
         partial: &mut Option<Partial>,
         verifier: &mut Verifier,
-        attempts: &mut Attempts,
     ) -> Result<(), Stop> {
-        let (digest, size) = (self.layer.digest().clone(), self.layer.size());
-        let body = self.registry.open_blob(&digest, from, size, attempts).await?;
         let mut answer = body.answer;
         answer.url().clone_into(&mut self.url);
         let mut surplus = self.position - from + body.surplus_bytes;
@@ -417,13 +419,4 @@ impl Download {
     fn content(&self, cause: VerifyError) -> RegistryError {
         RegistryError::Content { method: "GET", url: self.url.clone(), cause }
     }
-}
-
-/// Whether a server does not serve the range that it was asked for: then the whole may do.
-fn is_about_range(error: &RegistryError) -> bool {
-    matches!(
-        error,
-        RegistryError::Status { status: 416, .. }
-            | RegistryError::Refused { problem: Problem::Range { .. }, .. }
-    )
 }

@@ -1,6 +1,8 @@
 //! From a 401 to an `Authorization` header: Basic, or a Bearer token from a realm
 //! (distribution's "Token Authentication Specification").
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderValue;
@@ -8,13 +10,15 @@ use serde::Deserialize;
 use url::Url;
 
 use super::challenge::Challenge;
-use super::credentials::{Found, Login};
+use super::credentials::{Found, Login, Secret};
 use super::error::{Problem, RegistryError, ServerWords};
-use super::target::{authority, is_link_local, is_loopback, shown};
+use super::target::{authority, is_link_local, is_loopback, same_origin, shown};
 use super::transport::{Ask, Method, Transport};
 
 /// Longest answer of a token service, in bytes. Tokens have one to a few kilobytes.
 const MAX_TOKEN_BYTES: u64 = 1 << 20;
+/// What ocipull calls itself to OAuth services.
+const CLIENT_ID: &str = "ocipull";
 /// Longest error body that is looked at, in bytes.
 pub(crate) const MAX_ERROR_BYTES: u64 = 64 << 10;
 
@@ -42,7 +46,11 @@ pub(crate) async fn authorize(
         Challenge::Basic => None,
     });
     if let Some((realm, service, scope)) = bearer {
-        let default_scope = || format!("repository:{}:pull", asked.repository);
+        let default_scope = || match asked.repository {
+            // Of the API's root: for a login only.
+            "" => String::new(),
+            repository => format!("repository:{repository}:pull"),
+        };
         let scope = scope.clone().unwrap_or_else(default_scope);
         return fetch_token(transport, asked, realm, service.as_deref(), &scope).await;
     }
@@ -50,7 +58,7 @@ pub(crate) async fn authorize(
         return Err(refused(asked, Problem::NoChallenge));
     }
     match asked.found {
-        Some(found) => basic(&found.login).ok_or_else(|| refused(asked, Problem::NoToken)),
+        Some(found) => basic(&found.login).ok_or_else(|| refused(asked, Problem::NoPassword)),
         None => Err(RegistryError::LoginNeeded {
             method: asked.ask.method.as_str(),
             url: shown(&asked.ask.url, asked.ask.foreign),
@@ -66,44 +74,66 @@ async fn fetch_token(
     service: Option<&str>,
     scope: &str,
 ) -> Result<HeaderValue, RegistryError> {
-    let mut url = check_realm(realm, &asked.ask.url, asked.found.is_some())
+    let url = check_realm(realm, &asked.ask.url, asked.found.is_some())
         .map_err(|problem| refused(asked, problem))?;
-    {
-        let mut query = url.query_pairs_mut();
-        if let Some(service) = service {
-            query.append_pair("service", service);
-        }
-        query.append_pair("scope", scope);
-        if let Some(found) = asked.found {
-            query.append_pair("account", &found.login.user);
-        }
-    }
-    let insecure = asked.ask.insecure && super::target::same_origin(&url, &asked.ask.url);
-    let authorization = asked.found.and_then(|found| basic(&found.login));
-    let ask = Ask {
+    let stays = same_origin(&url, &asked.ask.url);
+    let mut ask = Ask {
         method: Method::Get,
         url,
         accept: None,
         range: None,
-        authorization,
-        insecure,
+        authorization: None,
+        headers: if stays { Arc::clone(&asked.ask.headers) } else { Arc::default() },
+        form: None,
+        tls: match stays {
+            true => Arc::clone(&asked.ask.tls),
+            false => Arc::new(asked.ask.tls.elsewhere()),
+        },
         foreign: false,
     };
+    state_wish(&mut ask, asked, service, scope);
     // No redirects: the realm is the one that the registry named.
     let mut answer = transport.exchange(&ask).await?;
     if answer.status() != 200 {
         let body = answer.collect("an error", MAX_ERROR_BYTES).await.unwrap_or_default();
         let words = ServerWords::parse(&body);
         let (method, url, status) = (answer.method(), answer.url().to_owned(), answer.status());
-        return Err(match status {
-            401 | 403 => {
-                RegistryError::Denied { method, url, who: who(asked.found), status, words }
-            }
-            _ => RegistryError::unexpected(&answer, words),
+        // OAuth services refuse a token that is over or wrong with 400 (RFC 6749, section 5.2).
+        let is_refusal = matches!(status, 401 | 403) || (status == 400 && ask.form.is_some());
+        return Err(match is_refusal {
+            true => RegistryError::Denied { method, url, who: who(asked.found), status, words },
+            false => RegistryError::unexpected(&answer, words),
         });
     }
     let body = answer.collect("a token", MAX_TOKEN_BYTES).await?;
     token_header(&body).ok_or_else(|| answer.refused(Problem::NoToken))
+}
+
+/// Puts in what the token is to be good for, and who asks: in the query with Basic, or in a form
+/// with the identity token, where there is one.
+fn state_wish(ask: &mut Ask, asked: &Asked<'_>, service: Option<&str>, scope: &str) {
+    let mut wish: Vec<(&str, &str)> = Vec::new();
+    wish.extend(service.map(|service| ("service", service)));
+    wish.extend(Some(scope).filter(|scope| !scope.is_empty()).map(|scope| ("scope", scope)));
+    match asked.found.map(|found| (&found.login, &found.login.secret)) {
+        Some((_, Secret::IdentityToken(token))) => {
+            wish.extend([
+                ("client_id", CLIENT_ID),
+                ("grant_type", "refresh_token"),
+                ("refresh_token", token.as_str()),
+            ]);
+            let mut form = url::form_urlencoded::Serializer::new(String::new());
+            ask.form = Some(form.extend_pairs(wish).finish());
+            ask.method = Method::Post;
+        }
+        known => {
+            if let Some((login, _)) = known {
+                wish.push(("account", &login.user));
+                ask.authorization = basic(login);
+            }
+            ask.url.query_pairs_mut().extend_pairs(wish);
+        }
+    }
 }
 
 /// A realm that credentials may go to: https, or on this machine for a registry on this machine.
@@ -135,8 +165,10 @@ fn token_header(body: &[u8]) -> Option<HeaderValue> {
     secret_header(&format!("Bearer {token}"))
 }
 
+/// `None` for an identity token: only a token service takes one.
 fn basic(login: &Login) -> Option<HeaderValue> {
-    let pair = STANDARD.encode(format!("{}:{}", login.user, login.password));
+    let Secret::Password(password) = &login.secret else { return None };
+    let pair = STANDARD.encode(format!("{}:{password}", login.user));
     secret_header(&format!("Basic {pair}"))
 }
 
@@ -149,7 +181,10 @@ fn secret_header(text: &str) -> Option<HeaderValue> {
 /// Who asked, for messages.
 pub(crate) fn who(found: Option<&Found>) -> String {
     match found {
-        Some(found) => format!("user {:?} (from {})", found.login.user, found.origin),
+        Some(Found { login, origin }) => match login.secret {
+            Secret::Password(_) => format!("user {:?} (from {origin})", login.user),
+            Secret::IdentityToken(_) => format!("the identity token from {origin}"),
+        },
         None => "an anonymous user".into(),
     }
 }

@@ -4,28 +4,44 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use docker_credential::{CredentialRetrievalError, DockerCredential};
-use serde_json::Value;
-
+use super::auth_file::{AuthDocument, HelperCall};
+use super::helper::{Helper, HelperError};
 use crate::host::RegistryHost;
 
 /// Longest credential file, in bytes: a few hundred a registry.
 const MAX_AUTH_FILE_BYTES: u64 = 1 << 20;
-/// The name under which docker keeps docker.io's login.
-const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// A user's name and password. Never printed: `Debug` hides the password.
+/// Who somebody is. Never printed: `Debug` hides the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The name.
+    /// The user's name; of an identity token it may be empty.
     pub user: String,
-    /// The password, or a token in its place.
-    pub password: String,
+    /// What proves it.
+    pub secret: Secret,
+}
+
+/// What proves who somebody is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// A password, or a token in its place.
+    Password(String),
+    /// What a token service gave at login, good for tokens only (distribution's "OAuth2 Token
+    /// Authentication", `refresh_token`).
+    IdentityToken(String),
 }
 
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Password(_) => "Password",
+            Self::IdentityToken(_) => "IdentityToken",
+        })
     }
 }
 
@@ -66,6 +82,15 @@ pub enum CredentialError {
         #[source]
         source: std::io::Error,
     },
+    /// The file could not be written.
+    #[error("cannot write credentials to {path:?}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The file is not in docker's form.
     #[error("cannot read credentials from {path:?}: {reason}")]
     Malformed {
@@ -81,14 +106,9 @@ pub enum CredentialError {
         path: PathBuf,
         /// Its name.
         helper: String,
-    },
-    /// A login of a kind that is not supported yet.
-    #[error("the login for {host} in {path:?} is an identity token, which is not supported")]
-    IdentityToken {
-        /// The registry.
-        host: String,
-        /// The file.
-        path: PathBuf,
+        /// Why.
+        #[source]
+        source: HelperError,
     },
 }
 
@@ -99,6 +119,7 @@ impl CredentialError {
             Self::Helper { helper, .. } => {
                 format!("check that docker-credential-{helper} is in PATH and works")
             }
+            Self::Write { .. } => "name a file that you may write with --authfile".into(),
             _ => "give --creds USER:PASS, or another file with --authfile".into(),
         }
     }
@@ -116,8 +137,13 @@ pub fn default_files(
     }
     let home = variable("HOME");
     let below_home = |path: &str| home.as_ref().map(|home| home.join(path));
+    let (user, _) = ctsys::userns::effective_ids();
+    let runtime = match variable("XDG_RUNTIME_DIR") {
+        Some(dir) => dir.join("containers/auth.json"),
+        None => format!("/run/containers/{user}/auth.json").into(),
+    };
     [
-        variable("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
+        Some(runtime),
         variable("XDG_CONFIG_HOME")
             .or_else(|| below_home(".config"))
             .map(|dir| dir.join("containers/auth.json")),
@@ -137,8 +163,8 @@ impl CredentialSources {
         Self { login: None, files: self.files.clone() }
     }
 
-    /// The login for `repository` at `host`. Blocks: it reads files and may run a helper.
-    pub(crate) fn find(
+    /// The login for `repository` at `host`. Reads files, and may run a helper.
+    pub(crate) async fn find(
         &self,
         host: &RegistryHost,
         repository: &str,
@@ -147,157 +173,102 @@ impl CredentialSources {
             return Ok(Some(Found { login: login.clone(), origin: "--creds".into() }));
         }
         for file in &self.files {
-            if let Some(login) = find_in_file(file, host, repository)? {
-                return Ok(Some(Found { login, origin: file.path.display().to_string() }));
+            if let Some(found) = find_in_file(file, host, repository).await? {
+                return Ok(Some(found));
             }
         }
         Ok(None)
     }
 }
 
-fn find_in_file(
+/// A helper comes first, as docker has it: what stands in the file beside it is older.
+async fn find_in_file(
     file: &AuthFile,
     host: &RegistryHost,
     repository: &str,
-) -> Result<Option<Login>, CredentialError> {
-    let Some(text) = read(file)? else { return Ok(None) };
-    let path = || file.path.clone();
-    let value: Value = serde_json::from_slice(&text).map_err(|e| CredentialError::Malformed {
-        path: path(),
-        // serde's message may quote the content; its place does not.
-        reason: format!("not JSON at line {} column {}", e.line(), e.column()),
-    })?;
-    let Some(server) = server_key(&value, host, repository) else { return Ok(None) };
-    match docker_credential::get_credential_from_reader(text.as_slice(), &server) {
-        Ok(DockerCredential::UsernamePassword(user, password)) => {
-            Ok(Some(Login { user, password }))
+) -> Result<Option<Found>, CredentialError> {
+    let Some(document) = open(&file.path, file.required)? else { return Ok(None) };
+    if let Some(call) = document.helper(host) {
+        let login = ask(&file.path, &call, async |helper, server| helper.get(server).await).await?;
+        if let Some(login) = login {
+            let origin = format!("docker-credential-{}, {}", call.name, file.path.display());
+            return Ok(Some(Found { login, origin }));
         }
-        Ok(DockerCredential::IdentityToken(_)) => {
-            Err(CredentialError::IdentityToken { host: host.to_string(), path: path() })
-        }
-        Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
-        Err(CredentialRetrievalError::HelperFailure { helper, stdout, .. }) => {
-            // The helpers' word for "none" (docker-credential-helpers, credentials/error.go).
-            if stdout.contains("credentials not found") {
-                return Ok(None);
-            }
-            Err(CredentialError::Helper { path: path(), helper })
-        }
-        Err(
-            CredentialRetrievalError::HelperCommunicationError
-            | CredentialRetrievalError::MalformedHelperResponse,
-        ) => {
-            let helper = helper_name(&value, &server).unwrap_or_default().to_owned();
-            Err(CredentialError::Helper { path: path(), helper })
-        }
-        Err(other) => Err(CredentialError::Malformed { path: path(), reason: other.to_string() }),
     }
+    let login = document.login(host, repository).map_err(|key| malformed(&file.path, &key))?;
+    Ok(login.map(|login| Found { login, origin: file.path.display().to_string() }))
 }
 
-fn read(file: &AuthFile) -> Result<Option<Vec<u8>>, CredentialError> {
-    let failed = |source| CredentialError::Io { path: file.path.clone(), source };
-    let opened = match std::fs::File::open(&file.path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !file.required => return Ok(None),
+/// Has the helper that `path` names do something; it is told the server.
+pub(crate) async fn ask<T>(
+    path: &Path,
+    call: &HelperCall,
+    action: impl AsyncFnOnce(Helper, &str) -> Result<T, HelperError>,
+) -> Result<T, CredentialError> {
+    let done = match Helper::new(&call.name) {
+        Ok(helper) => action(helper, &call.server).await,
+        Err(error) => Err(error),
+    };
+    done.map_err(|source| CredentialError::Helper {
+        path: path.to_path_buf(),
+        helper: call.name.clone(),
+        source,
+    })
+}
+
+/// The file's content; `None` if it does not exist and need not.
+pub(crate) fn open(path: &Path, required: bool) -> Result<Option<AuthDocument>, CredentialError> {
+    let Some(bytes) = read(path, required)? else { return Ok(None) };
+    let document = AuthDocument::parse(&bytes);
+    document.map(Some).map_err(|reason| CredentialError::Malformed { path: path.into(), reason })
+}
+
+fn malformed(path: &Path, key: &str) -> CredentialError {
+    let reason = format!("the entry {key:?} of \"auths\" makes no sense");
+    CredentialError::Malformed { path: path.to_path_buf(), reason }
+}
+
+fn read(path: &Path, required: bool) -> Result<Option<Vec<u8>>, CredentialError> {
+    let failed = |source| CredentialError::Io { path: path.to_path_buf(), source };
+    let opened = match std::fs::File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => return Ok(None),
         other => other.map_err(failed)?,
     };
     let mut text = Vec::new();
     opened.take(MAX_AUTH_FILE_BYTES + 1).read_to_end(&mut text).map_err(failed)?;
     if text.len() as u64 > MAX_AUTH_FILE_BYTES {
         let reason = format!("larger than {MAX_AUTH_FILE_BYTES} bytes");
-        return Err(CredentialError::Malformed { path: file.path.clone(), reason });
+        return Err(CredentialError::Malformed { path: path.to_path_buf(), reason });
     }
     Ok(Some(text))
-}
-
-/// The file's own key that fits best: podman's most specific path first, then the host in the
-/// forms that docker writes. With a `credsStore` alone, the host as docker would ask for it.
-fn server_key(file: &Value, host: &RegistryHost, repository: &str) -> Option<String> {
-    let keys: Vec<&str> = ["auths", "credHelpers"]
-        .iter()
-        .filter_map(|section| file.get(section)?.as_object())
-        .flat_map(|section| section.keys().map(String::as_str))
-        .collect();
-    let mut scope = format!("{host}/{repository}");
-    loop {
-        let wanted = scope.as_str();
-        if let Some(key) = keys.iter().find(|key| normal_key(key, wanted.contains('/')) == wanted) {
-            return Some((*key).to_owned());
-        }
-        match scope.rfind('/') {
-            Some(at) => scope.truncate(at),
-            None => break,
-        }
-    }
-    file.get("credsStore")?.as_str().filter(|name| !name.is_empty())?;
-    Some(if host.is_default() { DOCKER_HUB_KEY.into() } else { host.to_string() })
-}
-
-/// `https://index.docker.io/v1/` is docker.io, `https://host/v2/` is the host: docker's legacy
-/// forms. Paths mean something in podman's form only, without a scheme.
-fn normal_key(key: &str, with_path: bool) -> String {
-    let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
-    let name = match bare {
-        Some(bare) => bare.split('/').next().unwrap_or_default(),
-        None if with_path => key.trim_end_matches('/'),
-        None => key,
-    };
-    match name {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io".into(),
-        other => other.to_owned(),
-    }
-}
-
-fn helper_name<'a>(file: &'a Value, server: &str) -> Option<&'a str> {
-    let own = file.get("credHelpers").and_then(|helpers| helpers.get(server));
-    own.or_else(|| file.get("credsStore"))?.as_str()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    // base64 of `alice:secret` and `bob:hunter2`.
-    const ALICE: &str = "YWxpY2U6c2VjcmV0";
-    const BOB: &str = "Ym9iOmh1bnRlcjI=";
-
-    fn find(text: &str, host: &str, repository: &str) -> Result<Option<String>, CredentialError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("auth.json");
-        std::fs::write(&path, text).unwrap();
-        let file = AuthFile { path, required: true };
-        let sources = CredentialSources { login: None, files: vec![file] };
-        let found = sources.find(&host.parse().unwrap(), repository)?;
-        Ok(found.map(|f| format!("{}:{}", f.login.user, f.login.password)))
-    }
-
-    #[test]
-    fn docker_ios_login_is_found_under_its_old_name() {
-        let text = format!(r#"{{"auths":{{"https://index.docker.io/v1/":{{"auth":"{ALICE}"}}}}}}"#);
-        let found = find(&text, "docker.io", "library/centos").unwrap();
-        assert_eq!(found.as_deref(), Some("alice:secret"));
-        assert_eq!(find(&text, "quay.io", "a").unwrap(), None);
-    }
-
-    #[test]
-    fn the_most_specific_path_wins() {
-        let text = format!(
-            r#"{{"auths":{{"quay.io":{{"auth":"{ALICE}"}},"quay.io/team":{{"auth":"{BOB}"}}}}}}"#
-        );
-        let found = |repository| find(&text, "quay.io", repository).unwrap().unwrap();
-        assert_eq!(found("team/app"), "bob:hunter2");
-        assert_eq!(found("teamx/app"), "alice:secret");
-        assert_eq!(find(&text, "evil.quay.io", "team/app").unwrap(), None);
+    fn find(sources: &CredentialSources, host: &str) -> Result<Option<Found>, CredentialError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(sources.find(&host.parse().unwrap(), "a"))
     }
 
     #[test]
     fn broken_files_are_named_and_their_content_is_not() {
-        let error = find(r#"{"auths":{"x":{"auth":"secret"#, "x", "a").unwrap_err().to_string();
-        assert!(error.contains("auth.json") && !error.contains("secret"), "{error}");
-        let text = r#"{"auths":{"x":{"auth":"!!!"}}}"#;
-        assert!(matches!(find(text, "x", "a"), Err(CredentialError::Malformed { .. })));
-        let text = r#"{"credHelpers":{"x":"there-is-no-such-helper"}}"#;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("auth.json");
+        let files = vec![AuthFile { path: path.clone(), required: true }];
+        let sources = CredentialSources { login: None, files };
+        for text in [r#"{"auths":{"x":{"auth":"secret"#, r#"{"auths":{"x":{"auth":"secret!!!"}}}"#]
+        {
+            std::fs::write(&path, text).unwrap();
+            let error = find(&sources, "x").unwrap_err().to_string();
+            assert!(error.contains("auth.json") && !error.contains("secret"), "{error}");
+        }
+        std::fs::write(&path, r#"{"credHelpers":{"x":"there-is-no-such-helper"}}"#).unwrap();
+        let error = find(&sources, "x").unwrap_err();
         assert!(
-            matches!(find(text, "x", "a"), Err(CredentialError::Helper { helper, .. }) if helper == "there-is-no-such-helper")
+            matches!(&error, CredentialError::Helper { helper, .. } if helper == "there-is-no-such-helper"),
+            "{error}"
         );
     }
 
@@ -317,16 +288,22 @@ mod tests {
                 Path::new("/home/u/.docker/config.json")
             ]
         );
+        let without_session = default_files(None, |_| None);
+        let (user, _) = ctsys::userns::effective_ids();
+        let path = PathBuf::from(format!("/run/containers/{user}/auth.json"));
+        assert_eq!(without_session, [AuthFile { path, required: false }]);
         let named = default_files(Some(Path::new("/nonexistent/auth")), set);
         assert_eq!(named.len(), 1);
         let sources = CredentialSources { login: None, files: named };
-        let found = sources.find(&"x.y".parse().unwrap(), "a");
-        assert!(matches!(found, Err(CredentialError::Io { .. })));
+        assert!(matches!(find(&sources, "x.y"), Err(CredentialError::Io { .. })));
     }
 
     #[test]
-    fn a_login_does_not_print_its_password() {
-        let login = Login { user: "u".into(), password: "hunter2".into() };
-        assert!(!format!("{login:?}").contains("hunter2"));
+    fn a_login_does_not_print_its_secret() {
+        let login = |secret| Login { user: "u".into(), secret };
+        for secret in [Secret::Password("hunter2".into()), Secret::IdentityToken("hunter2".into())]
+        {
+            assert!(!format!("{:?} {secret:?}", login(secret.clone())).contains("hunter2"));
+        }
     }
 }

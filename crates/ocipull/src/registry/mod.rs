@@ -1,69 +1,99 @@
 //! The registry client: the only part of ocipull that talks HTTP.
 //!
 //! ```text
+//! config/      hosts.toml, registries.conf, certs.d -> what they say
+//! hosts        reference + what is said -> hosts in the order in which they are asked
+//! auth_file    docker's and podman's credential files, taken apart and put together
+//! helper       docker-credential-NAME
+//! credentials  registry -> login, from --creds, files and helpers
 //! challenge    WWW-Authenticate -> ways in
-//! credentials  registry -> login, from --creds and the files of podman and docker
 //! target       what may be asked of a URL, and how it is shown
 //! dns          host name -> addresses
 //! retry_after  how long a registry wants to be left alone
 //! pace         whether a body comes fast enough to end
+//! range        the rest of a blob
+//! tls          CAs and client certificates of a host
+//! client       the HTTP clients, one for each TLS set-up
+//! notices      what a registry says beside its answers
 //! transport    one request with its redirects -> an answer, told to the observer
 //! auth         a 401 -> Authorization
+//! breaker      whether a host is still asked
 //! endpoint     one host: TLS or not, logged in or not
+//! breaks       which hosts break off in the middle
 //! retry        which failures are worth another attempt, and when
-//! Registry     mirror first, then the registry itself
+//! failover     the next host where one fails, the last one again
+//! login        a login tried, kept and forgotten
 //! ```
 
 mod auth;
+mod auth_file;
+mod breaker;
+mod breaks;
 mod challenge;
+mod client;
+mod config;
 mod credentials;
 mod dns;
 mod endpoint;
 mod error;
+mod failover;
+mod helper;
+mod hosts;
+pub mod login;
+mod notices;
 mod pace;
+mod range;
 mod retry;
 mod retry_after;
+mod tags;
 mod target;
+mod tls;
 mod transport;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use oci_spec::image::Digest;
-use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
 
-pub use credentials::{AuthFile, CredentialError, CredentialSources, Login, default_files};
+pub use client::Timeouts;
+pub use config::{ConfigError, ConfigSources, RegistriesFile};
+pub use credentials::{AuthFile, CredentialError, CredentialSources, Login, Secret, default_files};
 pub use dns::DnsError;
 pub use error::{
-    Cause, EXIT_DAMAGED, EXIT_RATE_LIMITED, EXIT_TIMED_OUT, Phase, Problem, RegistryError,
+    Cause, EXIT_DAMAGED, EXIT_RATE_LIMITED, EXIT_TIMED_OUT, Missing, Phase, Problem, RegistryError,
     ServerWords,
 };
+pub use helper::HelperError;
 pub(crate) use retry::Attempts;
 pub use retry::RetryPolicy;
 pub(crate) use transport::Answer;
-pub use transport::Timeouts;
 
-use crate::event::{Event, Observer};
+use crate::event::Observer;
 use crate::host::RegistryHost;
 use crate::image::{MANIFEST_MEDIA_TYPES, MAX_MANIFEST_BYTES};
-use crate::reference::ImageReference;
+use crate::reference::{ImageReference, ReferenceError};
 use crate::verify;
-use endpoint::{Endpoint, Reach};
+use endpoint::{Endpoint, Request, Shared};
+use hosts::Said;
+use range::Rest;
 use transport::{CONTENT_DIGEST, Method, Transport};
 
 /// How a registry is to be reached.
 #[derive(Debug, Clone, Default)]
 pub struct RegistryOptions {
-    /// Asked before the registry itself.
-    pub mirror: Option<RegistryHost>,
+    /// Asked before all others, in this order.
+    pub mirrors: Vec<RegistryHost>,
     /// Without TLS, also where the registry is not on this machine.
     pub plain_http: bool,
-    /// Without a check of the registry's and the mirror's certificates.
+    /// Without a check of the registry's and the mirrors' certificates.
     pub insecure: bool,
     /// CA certificates to trust beside the system's, in PEM.
     pub ca_pem: Option<Vec<u8>>,
     /// Who the user is.
     pub credentials: CredentialSources,
+    /// Where mirrors, certificates and the like are configured.
+    pub config: ConfigSources,
     /// How often a request that failed is sent again.
     pub retry: RetryPolicy,
     /// How long the network may take.
@@ -74,13 +104,12 @@ pub struct RegistryOptions {
 
 /// One repository of a registry.
 pub struct Registry {
-    transport: Transport,
-    /// In the order in which they are asked: the mirror if there is one, then the registry.
-    mirror: Option<Endpoint>,
-    origin: Endpoint,
+    shared: Arc<Shared>,
+    /// Registry and repository, for messages.
+    image: String,
+    /// In the order in which they are asked; the registry itself is the last.
+    endpoints: Vec<Endpoint>,
     retry: RetryPolicy,
-    /// Whether the registry itself answered something.
-    answered: AtomicBool,
     offline: bool,
 }
 
@@ -118,29 +147,55 @@ impl Registry {
         options: &RegistryOptions,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, RegistryError> {
+        let RegistryOptions { plain_http, insecure, .. } = *options;
+        let image = format!("{}/{}", reference.registry(), reference.repository());
+        let registries = options.config.registries()?;
+        let configured = registries.find(&image);
+        if let Some(registry) = configured.filter(|registry| registry.blocked) {
+            let (file, prefix) = (registry.file.clone(), registry.prefix().to_owned());
+            return Err(RegistryError::Blocked { image, file, prefix });
+        }
+        let hosts_toml = options.config.hosts_toml(reference.registry())?;
+        let said = Said {
+            mirrors: &options.mirrors,
+            plain_http,
+            insecure,
+            hosts_toml: hosts_toml.as_ref().map(|(path, toml)| (path.as_path(), toml)),
+            registries_conf: configured,
+        };
+        let shared = Self::shared(options, observer)?;
+        // `--creds` are meant for the registry that the user named, and for no other.
+        let own = Arc::new(options.credentials.clone());
+        let others = Arc::new(options.credentials.files_only());
+        let endpoints = hosts::hosts(reference, &said).into_iter().map(|host| {
+            let sources = if host.name == *reference.registry() { &own } else { &others };
+            Endpoint::new(host, Arc::clone(sources), Arc::clone(&shared))
+        });
+        let (endpoints, retry, offline) = (endpoints.collect(), options.retry, options.offline);
+        Ok(Self { shared, image, endpoints, retry, offline })
+    }
+
+    fn shared(
+        options: &RegistryOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Arc<Shared>, RegistryError> {
         // Fails when it is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let transport = Transport::new(options.ca_pem.as_deref(), options.timeouts, observer)?;
-        let reach = Reach { plain_http: options.plain_http, insecure: options.insecure };
-        let registry = reference.registry().clone();
-        let repository = reference.repository();
-        let mirror = options.mirror.clone().filter(|mirror| *mirror != registry).map(|mirror| {
-            let namespace = Some(registry.to_string());
-            let sources = options.credentials.files_only();
-            Endpoint::new(mirror, repository, namespace, sources, reach)
-        });
-        let origin = Endpoint::new(registry, repository, None, options.credentials.clone(), reach);
-        let (retry, offline) = (options.retry, options.offline);
-        Ok(Self { transport, mirror, origin, retry, answered: AtomicBool::new(false), offline })
+        let ca = match &options.ca_pem {
+            None => None,
+            Some(pem) => Some(tls::certificates("--ca-cert".as_ref(), pem.clone())?),
+        };
+        let transport = Transport::new(options.timeouts, observer);
+        Ok(Arc::new(Shared { transport, config: options.config.clone(), ca }))
     }
 
     /// Asks what `selector`, a tag or a digest, stands for. `None` when the registry does not
     /// answer HEAD: then only [`Registry::get_manifest`] can tell.
     pub async fn head_manifest(&self, selector: &str) -> Result<Option<Head>, RegistryError> {
         let path = format!("manifests/{selector}");
-        let mut attempts = self.attempts();
-        let head = self.send(Method::Head, &path, accept_manifests(), None, &mut attempts);
-        let answer = match head.await {
+        let (method, accept) = (Method::Head, accept_manifests());
+        let request = Request { method, accept, ..Request::get(&path) };
+        let answer = match self.send(&request, &mut self.attempts()).await {
             Err(RegistryError::Status { status: 405 | 501, .. }) => return Ok(None),
             other => other?,
         };
@@ -166,8 +221,8 @@ impl Registry {
         size_bytes: Option<u64>,
     ) -> Result<Body, RegistryError> {
         let path = format!("manifests/{selector}");
-        let (mut answer, bytes) =
-            self.collect(&path, accept_manifests(), "a manifest", MAX_MANIFEST_BYTES).await?;
+        let request = Request { accept: accept_manifests(), ..Request::get(&path) };
+        let (mut answer, bytes) = self.collect(&request, "a manifest", MAX_MANIFEST_BYTES).await?;
         if let Ok(digest) = Digest::try_from(selector) {
             check(&mut answer, &bytes, &digest, size_bytes)?;
         }
@@ -188,7 +243,7 @@ impl Registry {
             let problem = Problem::TooLarge { what, limit: limit_bytes };
             return Err(RegistryError::Refused { method: "GET", url: path, problem });
         }
-        let (mut answer, bytes) = self.collect(&path, None, what, limit_bytes).await?;
+        let (mut answer, bytes) = self.collect(&Request::get(&path), what, limit_bytes).await?;
         check(&mut answer, &bytes, digest, Some(size_bytes))?;
         Ok(bytes)
     }
@@ -201,30 +256,22 @@ impl Registry {
         size_bytes: u64,
         attempts: &mut Attempts,
     ) -> Result<BlobBody, RegistryError> {
-        let range = Some(from).filter(|from| *from > 0);
-        let range = range.and_then(|from| HeaderValue::from_str(&format!("bytes={from}-")).ok());
         let path = format!("blobs/{digest}");
-        let mut answer = self.send(Method::Get, &path, None, range, attempts).await?;
+        let rest = (from > 0).then_some(Rest { from, size_bytes });
+        let request = Request { rest, ..Request::get(&path) };
+        let mut answer = self.send(&request, attempts).await?;
         answer.expect_digest(digest);
-        if answer.status() == 200 {
-            return Ok(BlobBody { answer, surplus_bytes: from });
-        }
-        // RFC 9110, section 15.3.7: a part of another place or another blob is not to be joined.
-        let got = answer.header(CONTENT_RANGE.as_str()).unwrap_or("none").to_owned();
-        let want = format!("bytes {from}-{}/{size_bytes}", size_bytes.saturating_sub(1));
-        if got.trim() == want || got.trim() == want.replace(&format!("/{size_bytes}"), "/*") {
-            return Ok(BlobBody { answer, surplus_bytes: 0 });
-        }
-        Err(answer.refused(Problem::Range { got, want }))
+        let surplus_bytes = if answer.status() == 200 { from } else { 0 };
+        Ok(BlobBody { answer, surplus_bytes })
     }
 
     pub(crate) fn attempts(&self) -> Attempts {
-        Attempts::new(self.retry, self.answered.load(Ordering::Relaxed))
+        Attempts::new(self.retry)
     }
 
     /// How long the network may take.
     pub(crate) fn timeouts(&self) -> Timeouts {
-        self.transport.timeouts()
+        self.shared.transport.timeouts()
     }
 
     /// Whether nobody is to be asked.
@@ -232,89 +279,62 @@ impl Registry {
         self.offline
     }
 
-    pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
-        self.transport.observer()
-    }
-
-    /// Fetches `path` whole; one that breaks off is fetched again.
+    /// Fetches a document whole; one that breaks off is fetched again.
     async fn collect(
         &self,
-        path: &str,
-        accept: Option<HeaderValue>,
+        request: &Request<'_>,
         what: &'static str,
         limit_bytes: u64,
     ) -> Result<(Answer, Vec<u8>), RegistryError> {
         let mut attempts = self.attempts();
         loop {
-            let mut answer =
-                self.send(Method::Get, path, accept.clone(), None, &mut attempts).await?;
+            let mut answer = self.send(request, &mut attempts).await?;
             match answer.collect(what, limit_bytes).await {
                 Ok(bytes) => return Ok((answer, bytes)),
                 Err(error) => {
                     drop(answer);
-                    attempts.after(error, &**self.observer()).await?;
+                    self.after_break(error, &mut attempts).await?;
                 }
             }
         }
     }
 
-    /// Asks the mirror, and the registry where the mirror fails, as containerd does.
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        accept: Option<HeaderValue>,
-        range: Option<HeaderValue>,
-        attempts: &mut Attempts,
-    ) -> Result<Answer, RegistryError> {
-        if self.offline {
-            return Err(RegistryError::Offline(path.to_owned()));
-        }
-        let Some(mirror) = self.mirror.as_ref().filter(|mirror| !mirror.is_passed_over()) else {
-            return self.insist(&self.origin, method, path, (accept, range), attempts).await;
-        };
-        // Once: there is somebody else to ask.
-        let asked = mirror.send(&self.transport, method, path, accept.clone(), range.clone());
-        let first = match asked.await {
-            Ok(answer) => return Ok(answer),
-            // A mirror that does not answer HEAD may still answer GET.
-            Err(error @ RegistryError::Status { status: 405 | 501, .. })
-                if method == Method::Head =>
-            {
-                return Err(error);
-            }
-            Err(error) => ctsys::report::chain(&error),
-        };
-        let origin = &self.origin.host;
-        match self.insist(&self.origin, method, path, (accept, range), attempts).await {
-            Ok(answer) => {
-                mirror.pass_over();
-                let notice = format!("mirror {} failed: {first}; asking {origin} now", mirror.host);
-                self.observer().observe(&Event::Notice(&notice));
-                Ok(answer)
-            }
-            Err(second) => Err(RegistryError::Everywhere {
-                mirror: mirror.host.clone(),
-                first,
-                origin: origin.clone(),
-                second: Box::new(second),
-            }),
-        }
+    pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
+        self.shared.transport.observer()
     }
+}
 
-    /// Asks one host until it answers or fails for good.
-    async fn insist(
-        &self,
-        host: &Endpoint,
-        method: Method,
-        path: &str,
-        (accept, range): (Option<HeaderValue>, Option<HeaderValue>),
-        attempts: &mut Attempts,
-    ) -> Result<Answer, RegistryError> {
-        let ask = || host.send(&self.transport, method, path, accept.clone(), range.clone());
-        let answer = retry::insist(attempts, &**self.observer(), ask).await?;
-        self.answered.store(true, Ordering::Relaxed);
-        Ok(answer)
+/// What a short name, one without a registry, stands for by `config`, if it says anything: the
+/// reference, and the file that says so.
+pub fn expand(
+    reference: &ImageReference,
+    config: &ConfigSources,
+) -> Result<Option<(ImageReference, PathBuf)>, ExpandError> {
+    let Some(short) = reference.short_name() else { return Ok(None) };
+    let registries = config.registries()?;
+    match registries.expand(short) {
+        None => Ok(None),
+        Some((full, file)) => Ok(Some((reference.expanded(&full)?, file.to_path_buf()))),
+    }
+}
+
+/// Why it cannot be said what a short name stands for.
+#[derive(Debug, thiserror::Error)]
+pub enum ExpandError {
+    /// A configuration file cannot be used.
+    #[error("bad configuration")]
+    Config(#[from] ConfigError),
+    /// What is configured for it is no reference.
+    #[error("bad configuration of a short name")]
+    Reference(#[from] ReferenceError),
+}
+
+impl ctsys::report::Explain for ExpandError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Config(error) => error.hint(),
+            Self::Reference(_) => "correct the alias or search list in registries.conf".into(),
+        })
     }
 }
 

@@ -3,12 +3,12 @@
 //! Capped exponential backoff with full jitter: so many clients that failed together do not come
 //! back together. What a registry asks for by `Retry-After` is added to it.
 
-use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
 
 use ctsys::Errno;
 
+use super::breaks::Breaks;
 use super::error::{Cause, RegistryError};
 use crate::event::{Event, Observer};
 use crate::verify::VerifyError;
@@ -39,43 +39,25 @@ impl Default for RetryPolicy {
 pub(crate) struct Attempts {
     policy: RetryPolicy,
     failed: u32,
-    /// Whether the host was there before.
-    answered: bool,
-}
-
-/// Asks until there is an answer or a failure that will stay.
-pub(crate) async fn insist<T, F>(
-    attempts: &mut Attempts,
-    observer: &dyn Observer,
-    mut ask: impl FnMut() -> F,
-) -> Result<T, RegistryError>
-where
-    F: Future<Output = Result<T, RegistryError>>,
-{
-    loop {
-        match ask().await {
-            Ok(answer) => {
-                attempts.answered = true;
-                return Ok(answer);
-            }
-            Err(error) => attempts.after(error, observer).await?,
-        }
-    }
+    /// The host that answered last, by its place among the hosts.
+    pub(super) serving: Option<usize>,
+    pub(super) breaks: Breaks,
 }
 
 impl Attempts {
-    /// For a host that `answered` something before, or did not.
-    pub(crate) fn new(policy: RetryPolicy, answered: bool) -> Self {
-        Self { policy, failed: 0, answered }
+    pub(crate) fn new(policy: RetryPolicy) -> Self {
+        Self { policy, failed: 0, serving: None, breaks: Breaks::default() }
     }
 
-    /// Waits until the next attempt is due; gives `error` back where there is to be none.
+    /// Waits until the next attempt is due; gives `error` back where there is to be none. The host
+    /// `answered` something before, or did not.
     pub(crate) async fn after(
         &mut self,
         error: RegistryError,
+        answered: bool,
         observer: &dyn Observer,
     ) -> Result<(), RegistryError> {
-        let Some(wait) = self.next(&error, fraction()) else { return Err(error) };
+        let Some(wait) = self.next(&error, answered, fraction()) else { return Err(error) };
         observer.observe(&Event::Retry {
             why: &ctsys::report::chain(&error),
             attempt: self.failed,
@@ -89,16 +71,15 @@ impl Attempts {
     /// Enough came that what failed before does not count any more.
     pub(crate) fn progressed(&mut self) {
         self.failed = 0;
+        self.breaks.forget();
     }
 
     /// The wait before the next attempt, where `fraction` of the longest backoff is drawn.
-    fn next(&mut self, error: &RegistryError, fraction: f64) -> Option<Duration> {
-        if self.failed >= self.policy.retries || !may_pass(error, self.answered) {
+    fn next(&mut self, error: &RegistryError, answered: bool, fraction: f64) -> Option<Duration> {
+        if self.failed >= self.policy.retries || !may_pass(error, answered) {
             return None;
         }
-        let asked = error.busy_until().map_or(Duration::ZERO, |until| {
-            until.duration_since(SystemTime::now()).unwrap_or_default()
-        });
+        let asked = error.asked_wait();
         if asked > MAX_ASKED_WAIT {
             return None;
         }
@@ -118,14 +99,17 @@ fn fraction() -> f64 {
     random as f64 / u64::MAX as f64
 }
 
-/// Whether the same request may fare better later. No answer of 4xx does, but for those that say so.
-fn may_pass(error: &RegistryError, answered: bool) -> bool {
+/// Whether the same request may fare better soon, at a host that `answered` something before or did
+/// not. No answer of 4xx does, but for those that say so.
+pub(super) fn may_pass(error: &RegistryError, answered: bool) -> bool {
     match error {
         RegistryError::Busy { .. } => true,
         RegistryError::Status { status, .. } => {
             matches!(status, 408 | 425 | 500..=599) && !matches!(status, 501 | 505 | 511)
         }
-        RegistryError::Broken { cause, .. } => !matches!(cause, Cause::Certificate(_)),
+        RegistryError::Broken { cause, .. } => {
+            !matches!(cause, Cause::Certificate(_) | Cause::UnknownIssuer(_))
+        }
         RegistryError::Unreachable { cause, .. } => match cause {
             Cause::TimedOut { .. } => true,
             Cause::Io(errno) => match Errno::from_raw(*errno) {
@@ -138,7 +122,6 @@ fn may_pass(error: &RegistryError, answered: bool) -> bool {
             _ => false,
         },
         RegistryError::Content { cause, .. } => matches!(cause, VerifyError::Truncated { .. }),
-        RegistryError::Everywhere { second, .. } => may_pass(second, answered),
         _ => false,
     }
 }
@@ -146,7 +129,7 @@ fn may_pass(error: &RegistryError, answered: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Phase;
+    use crate::registry::{Missing, Phase};
 
     fn status(status: u16) -> RegistryError {
         RegistryError::Status { method: "GET", url: "u".into(), status, words: None }
@@ -155,6 +138,11 @@ mod tests {
     fn busy(seconds: u64) -> RegistryError {
         let until = Some(SystemTime::now() + Duration::from_secs(seconds));
         RegistryError::Busy { method: "GET", url: "u".into(), status: 429, until, words: None }
+    }
+
+    fn not_found() -> RegistryError {
+        let missing = Box::new(Missing::Unknown);
+        RegistryError::NotFound { missing, method: "GET", url: "u".into(), words: None }
     }
 
     fn unreachable(cause: Cause) -> RegistryError {
@@ -193,7 +181,7 @@ mod tests {
             unreachable(Cause::Io(Errno::ECONNREFUSED as i32)),
             unreachable(Cause::Certificate("expired".into())),
             broken(Cause::Certificate("expired".into())),
-            RegistryError::NotFound { method: "GET", url: "u".into(), words: None },
+            not_found(),
         ] {
             assert!(!may_pass(&error, false), "{error:?}");
         }
@@ -207,13 +195,13 @@ mod tests {
 
     #[test]
     fn the_backoff_doubles_up_to_its_cap_and_is_drawn_from_all_of_it() {
-        let mut attempts = Attempts::new(RetryPolicy { retries: 200 }, false);
+        let mut attempts = Attempts::new(RetryPolicy { retries: 200 });
         let ms: Vec<u128> =
-            (0..8).map(|_| attempts.next(&status(500), 1.0).unwrap().as_millis()).collect();
+            (0..8).map(|_| attempts.next(&status(500), true, 1.0).unwrap().as_millis()).collect();
         assert_eq!(ms, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
-        assert_eq!(attempts.next(&status(500), 0.0), Some(Duration::ZERO));
+        assert_eq!(attempts.next(&status(500), true, 0.0), Some(Duration::ZERO));
         for _ in 0..100 {
-            assert!(attempts.next(&status(500), 1.0) == Some(MAX_BACKOFF));
+            assert!(attempts.next(&status(500), true, 1.0) == Some(MAX_BACKOFF));
             assert!((0.0..=1.0).contains(&fraction()));
         }
         assert_ne!(fraction().to_bits(), fraction().to_bits());
@@ -221,21 +209,21 @@ mod tests {
 
     #[test]
     fn attempts_end_and_begin_again_with_progress() {
-        let mut attempts = Attempts::new(RetryPolicy { retries: 2 }, false);
+        let mut attempts = Attempts::new(RetryPolicy { retries: 2 });
         for _ in 0..2 {
-            assert!(attempts.next(&status(500), 0.5).is_some());
-            assert!(attempts.next(&status(500), 0.5).is_some());
-            assert_eq!(attempts.next(&status(500), 0.5), None);
+            assert!(attempts.next(&status(500), true, 0.5).is_some());
+            assert!(attempts.next(&status(500), true, 0.5).is_some());
+            assert_eq!(attempts.next(&status(500), true, 0.5), None);
             attempts.progressed();
         }
-        assert_eq!(Attempts::new(RetryPolicy { retries: 0 }, false).next(&status(500), 0.5), None);
+        assert_eq!(Attempts::new(RetryPolicy { retries: 0 }).next(&status(500), true, 0.5), None);
     }
 
     #[test]
     fn what_a_registry_asks_for_is_waited_out_unless_it_is_too_long() {
-        let mut attempts = Attempts::new(RetryPolicy::default(), false);
-        let wait = attempts.next(&busy(30), 0.0).unwrap();
+        let mut attempts = Attempts::new(RetryPolicy::default());
+        let wait = attempts.next(&busy(30), true, 0.0).unwrap();
         assert!(wait > Duration::from_secs(28) && wait <= Duration::from_secs(30), "{wait:?}");
-        assert_eq!(attempts.next(&busy(3600), 0.0), None);
+        assert_eq!(attempts.next(&busy(3600), true, 0.0), None);
     }
 }

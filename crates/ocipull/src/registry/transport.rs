@@ -2,44 +2,33 @@
 //!
 //! Every exchange is told to the observer. A connection that stalls, or nearly does, has failed.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use oci_spec::image::Digest;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RANGE,
+    RETRY_AFTER,
 };
+use reqwest::tls::TlsInfo;
 use url::Url;
 
-use super::dns::Resolver;
+use super::client::{ClientKind, Clients, Timeouts};
 use super::error::{Cause, Phase, Problem, RegistryError};
+use super::notices::Notices;
 use super::pace::Pace;
 use super::retry_after;
 use super::target::{authority, is_link_local, is_loopback, same_origin, shown};
+use super::tls::Tls;
 use crate::event::{Event, Exchange, Observer};
-
-/// How long a server may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For a connection to be made, TLS included.
-    pub connect: Duration,
-    /// For the next byte on a connection; one that comes later counts as broken.
-    pub stall: Duration,
-}
-
-impl Default for Timeouts {
-    /// 10 seconds to connect: three tries of a lost SYN; 60 for data, as proxies in front of
-    /// registries have it.
-    fn default() -> Self {
-        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(60) }
-    }
-}
 
 /// How often one request may be redirected; registries use one or two.
 const MAX_REDIRECTS: usize = 10;
 /// Longest header value that is kept to be shown, in bytes.
 const MAX_SHOWN_HEADER_BYTES: usize = 512;
+/// How a form is sent (HTML, "application/x-www-form-urlencoded").
+const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 /// The header in which registries state a manifest's digest.
 pub(crate) const CONTENT_DIGEST: &str = "docker-content-digest";
 
@@ -48,6 +37,8 @@ pub(crate) const CONTENT_DIGEST: &str = "docker-content-digest";
 pub(crate) enum Method {
     Head,
     Get,
+    /// Of a form, to a token service.
+    Post,
 }
 
 impl Method {
@@ -55,12 +46,13 @@ impl Method {
         match self {
             Self::Head => "HEAD",
             Self::Get => "GET",
+            Self::Post => "POST",
         }
     }
 }
 
 /// A request as it is sent.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Ask {
     pub(crate) method: Method,
     pub(crate) url: Url,
@@ -69,45 +61,30 @@ pub(crate) struct Ask {
     pub(crate) range: Option<HeaderValue>,
     /// Stays with the URL's origin: no redirect carries it elsewhere.
     pub(crate) authorization: Option<HeaderValue>,
-    /// Whether the host's certificate is taken as it is (`--insecure`). Stays with the origin too.
-    pub(crate) insecure: bool,
+    /// What is configured to be sent along. Stays with the origin too.
+    pub(crate) headers: Arc<[(HeaderName, HeaderValue)]>,
+    /// The body, URL-encoded. Only ever sent to the URL itself.
+    pub(crate) form: Option<String>,
+    /// The origin's. Elsewhere nothing holds of it but its CAs.
+    pub(crate) tls: Arc<Tls>,
     /// Whether the URL came from a server, so that its query may be secret.
     pub(crate) foreign: bool,
 }
 
-/// Makes and keeps the HTTP clients.
+/// Sends requests, and tells what becomes of them.
 pub(crate) struct Transport {
-    extra_roots: Vec<reqwest::Certificate>,
-    timeouts: Timeouts,
     observer: Arc<dyn Observer>,
-    resolver: Arc<Resolver>,
-    /// By whether proxies are used and whether certificates are checked: made when first needed, as
-    /// reading the system's CAs takes longer than a second pull should.
-    clients: [OnceLock<reqwest::Client>; 4],
+    notices: Notices,
+    clients: Clients,
 }
 
 impl Transport {
-    /// With more CAs than the system's, in PEM.
-    pub(crate) fn new(
-        ca_pem: Option<&[u8]>,
-        timeouts: Timeouts,
-        observer: Arc<dyn Observer>,
-    ) -> Result<Self, RegistryError> {
-        let extra_roots = match ca_pem {
-            None => Vec::new(),
-            Some(pem) => reqwest::Certificate::from_pem_bundle(pem)
-                .map_err(|e| RegistryError::Tls(Cause::of(e, Phase::Connect, timeouts.connect)))?,
-        };
-        if ca_pem.is_some() && extra_roots.is_empty() {
-            let reason = "the CA file holds no certificate".to_owned();
-            return Err(RegistryError::Tls(Cause::Other(reason)));
-        }
-        let (resolver, clients) = Default::default();
-        Ok(Self { extra_roots, timeouts, observer, resolver, clients })
+    pub(crate) fn new(timeouts: Timeouts, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, notices: Notices::default(), clients: Clients::new(timeouts) }
     }
 
     pub(crate) fn timeouts(&self) -> Timeouts {
-        self.timeouts
+        self.clients.timeouts()
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
@@ -134,11 +111,21 @@ impl Transport {
 
     /// One request, one answer; redirects are answers.
     pub(crate) async fn exchange(&self, ask: &Ask) -> Result<Answer, RegistryError> {
-        let client = self.client(is_loopback(&ask.url), ask.insecure)?;
+        let client = self.clients.get(ClientKind::of(&ask.url, &ask.tls))?;
         let mut request = match ask.method {
             Method::Head => client.head(ask.url.clone()),
             Method::Get => client.get(ask.url.clone()),
+            Method::Post => client.post(ask.url.clone()),
         };
+        for (name, value) in ask.headers.iter() {
+            // What was asked for by a challenge counts more.
+            if *name != AUTHORIZATION || ask.authorization.is_none() {
+                request = request.header(name, value);
+            }
+        }
+        if let Some(form) = &ask.form {
+            request = request.header(CONTENT_TYPE, FORM_TYPE).body(form.clone());
+        }
         if let Some(accept) = &ask.accept {
             request = request.header(ACCEPT, accept);
         }
@@ -151,19 +138,25 @@ impl Transport {
         let started = Instant::now();
         let url = shown(&ask.url, ask.foreign);
         let method = ask.method.as_str();
+        let Timeouts { connect, stall } = self.timeouts().for_host(&ask.tls);
         // The connecting has a limit of its own.
-        let limit = self.timeouts.connect + self.timeouts.stall;
-        let cause = match tokio::time::timeout(limit, request.send()).await {
-            Ok(Ok(response)) => return Ok(Answer::new(response, ask.method, url, started, self)),
+        let cause = match tokio::time::timeout(connect + stall, request.send()).await {
+            Ok(Ok(response)) => {
+                if !ask.foreign {
+                    let host = authority(&ask.url);
+                    self.notices.tell(&host, response.headers(), self.observer.as_ref());
+                }
+                return Ok(Answer::new(response, ask.method, url, started, self));
+            }
             // Nothing was asked yet: the error is all there is to tell.
             Ok(Err(error)) if error.is_connect() => {
                 return Err(RegistryError::Unreachable {
                     host: authority(&ask.url),
-                    cause: Cause::of(error, Phase::Connect, self.timeouts.connect),
+                    cause: Cause::of(error, Phase::Connect, connect),
                 });
             }
-            Ok(Err(error)) => Cause::of(error, Phase::Answer, self.timeouts.stall),
-            Err(_) => Cause::TimedOut { phase: Phase::Answer, after: self.timeouts.stall },
+            Ok(Err(error)) => Cause::of(error, Phase::Answer, stall),
+            Err(_) => Cause::TimedOut { phase: Phase::Answer, after: stall },
         };
         self.observer.observe(&Event::Exchange(&Exchange {
             method,
@@ -177,40 +170,22 @@ impl Transport {
         Err(RegistryError::Broken { method, url, cause })
     }
 
-    fn client(&self, direct: bool, insecure: bool) -> Result<&reqwest::Client, RegistryError> {
-        let [a, b, c, d] = &self.clients;
-        let slot = match (direct, insecure) {
-            (false, false) => a,
-            (false, true) => b,
-            (true, false) => c,
-            (true, true) => d,
-        };
-        if let Some(client) = slot.get() {
-            return Ok(client);
-        }
-        let made = self
-            .builder(direct, insecure)
-            .tls_certs_merge(self.extra_roots.clone())
-            .build()
-            // A machine without CA certificates can still pull without TLS; with it, the
-            // handshake will say that the issuer is unknown.
-            .or_else(|_| {
-                self.builder(direct, insecure).tls_certs_only(self.extra_roots.clone()).build()
-            })
-            .map_err(|e| RegistryError::Tls(Cause::of(e, Phase::Connect, self.timeouts.connect)))?;
-        Ok(slot.get_or_init(|| made))
-    }
-
-    fn builder(&self, direct: bool, insecure: bool) -> reqwest::ClientBuilder {
-        let builder = reqwest::Client::builder()
-            .user_agent(concat!("ocipull/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(self.timeouts.connect)
-            .tls_danger_accept_invalid_certs(insecure)
-            .dns_resolver(Arc::clone(&self.resolver));
-        // A proxy would look for its own loopback.
-        if direct { builder.no_proxy() } else { builder }
+    /// Who issued the certificate of the host that `ask` could not be sent to, by the certificate's
+    /// own word. Asks for nothing but the API's root, and without credentials: the host is not
+    /// trusted.
+    pub(crate) async fn issuer(&self, ask: &Ask) -> Option<String> {
+        let tls = Tls { skip_verify: true, identity: None, ..(*ask.tls).clone() };
+        let url = ask.url.join("/v2/").ok()?;
+        let (headers, form, authorization) = (Arc::default(), None, None);
+        let ask = Ask { url, tls: Arc::new(tls), headers, form, authorization, ..ask.clone() };
+        let kind = ClientKind::of(&ask.url, &ask.tls).inspecting();
+        let client = self.clients.get(kind).ok()?;
+        let limit = self.timeouts().for_host(&ask.tls).connect;
+        let response = client.head(ask.url).timeout(limit).send().await.ok()?;
+        let certificate = response.extensions().get::<TlsInfo>()?.peer_certificate()?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        let name = certificate.issuer().to_string();
+        Some(name.chars().take(MAX_SHOWN_HEADER_BYTES).collect())
     }
 }
 
@@ -237,7 +212,9 @@ fn redirected(ask: &Ask, location: Option<&str>) -> Result<Ask, RegistryError> {
         accept: ask.accept.clone(),
         range: ask.range.clone(),
         authorization: ask.authorization.clone().filter(|_| stays),
-        insecure: ask.insecure && stays,
+        headers: if stays { Arc::clone(&ask.headers) } else { Arc::default() },
+        form: None,
+        tls: if stays { Arc::clone(&ask.tls) } else { Arc::new(ask.tls.elsewhere()) },
         foreign: true,
     })
 }
@@ -274,7 +251,7 @@ impl Answer {
             bytes: 0,
             elapsed: Duration::ZERO,
         };
-        let stall = transport.timeouts.stall;
+        let stall = transport.timeouts().stall;
         let (pace, observer) = (Pace::new(stall), Arc::clone(&transport.observer));
         let mut answer = Self { response, exchange, started, pace, stall, observer };
         let short = |text: &str| text.chars().take(MAX_SHOWN_HEADER_BYTES).collect();
@@ -389,19 +366,32 @@ mod tests {
             accept: None,
             range: None,
             authorization: Some(HeaderValue::from_static("Bearer t")),
-            insecure: true,
+            headers: Arc::new([(
+                HeaderName::from_static("x-key"),
+                HeaderValue::from_static("s3cret"),
+            )]),
+            form: None,
+            tls: Arc::new(Tls {
+                skip_verify: true,
+                roots: vec![Arc::new([1])],
+                identity: Some(Arc::new([2])),
+                connect_timeout: None,
+            }),
             foreign: false,
         }
     }
 
     #[test]
     fn what_is_the_origins_stays_with_the_origin() {
-        let same = redirected(&ask("https://a/v2/x"), Some("/v3/x")).unwrap();
+        let same = redirected(&ask("https://a/v2/x"), Some("/v3/x")).ok().unwrap();
         assert_eq!(same.url.as_str(), "https://a/v3/x");
-        assert!(same.authorization.is_some() && same.insecure && same.foreign);
+        assert!(same.authorization.is_some() && same.tls.skip_verify && same.foreign);
+        assert!(same.tls.identity.is_some() && same.headers.len() == 1);
         for other in ["https://b/x", "https://a:8443/x", "//cdn.a/x", "https://u:p@a.b/x"] {
-            let other = redirected(&ask("https://a/v2/x"), Some(other)).unwrap();
-            assert!(other.authorization.is_none() && !other.insecure, "{}", other.url);
+            let other = redirected(&ask("https://a/v2/x"), Some(other)).ok().unwrap();
+            assert!(other.authorization.is_none() && other.headers.is_empty(), "{}", other.url);
+            assert!(!other.tls.skip_verify && other.tls.identity.is_none(), "{}", other.url);
+            assert_eq!(other.tls.roots.len(), 1, "its CAs are good there too");
             assert_eq!((other.url.username(), other.url.password()), ("", None));
         }
     }
@@ -410,7 +400,8 @@ mod tests {
     fn no_redirect_leads_to_secrets_or_out_of_tls() {
         let problem = |from: &str, to: Option<&str>| match redirected(&ask(from), to) {
             Err(RegistryError::Refused { problem, .. }) => problem,
-            other => panic!("{from} -> {to:?}: got {other:?}"),
+            Ok(ask) => panic!("{from} -> {to:?}: got {}", ask.url),
+            Err(other) => panic!("{from} -> {to:?}: got {other:?}"),
         };
         let link_local = problem("http://a/x", Some("http://169.254.169.254/latest"));
         assert_eq!(link_local, Problem::LinkLocal("169.254.169.254".into()));

@@ -55,6 +55,23 @@ impl Place {
         Run::of(self.command(arguments))
     }
 
+    /// Writes a file below the directory, which is the home of what is run.
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// containerd's hosts.toml for a registry.
+    pub(crate) fn hosts_toml(&self, registry: &str, text: &str) {
+        self.write(&format!(".config/containerd/certs.d/{registry}/hosts.toml"), text);
+    }
+
+    /// podman's registries.conf.
+    pub(crate) fn registries_conf(&self, text: &str) {
+        self.write(".config/containers/registries.conf", text);
+    }
+
     /// Names in the directory that a pull made or left behind.
     pub(crate) fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.dir.path()).unwrap();
@@ -95,8 +112,11 @@ impl Run {
     #[track_caller]
     pub(crate) fn failed(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self}");
-        let errors: Vec<&str> =
-            self.stderr.lines().filter(|line| line.starts_with("ocipull: ")).collect();
+        let errors: Vec<&str> = self
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("ocipull: ") && !line.starts_with("ocipull: note: "))
+            .collect();
         assert_eq!(errors.len(), 1, "one line for one failure: {self}");
         for word in words {
             assert!(errors[0].contains(word), "want {word:?} in the error: {self}");

@@ -1,41 +1,45 @@
-//! A certificate authority of the test's own, and a server certificate from it.
+//! TLS of a registry: a certificate from an authority of its own.
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
+use crate::authority::Authority;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use std::sync::Arc;
 
 /// What a TLS registry needs.
 pub(crate) struct Tls {
-    /// The authority's certificate, for `--ca-cert`.
-    pub(crate) ca_pem: String,
+    pub(crate) authority: Authority,
     pub(crate) config: Arc<ServerConfig>,
 }
 
-/// Makes a new authority and a certificate for the loopback names.
-pub(crate) fn make() -> Tls {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    ca.distinguished_name.push(DnType::CommonName, "testkit CA");
-    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+/// The names that a registry's certificate is for: the loopback ones, and one for who comes through
+/// a proxy.
+const NAMES: [&str; 4] = ["127.0.0.1", "::1", "localhost", "registry.test"];
 
-    let names = ["127.0.0.1", "::1", "localhost"].map(str::to_owned);
-    let key = KeyPair::generate().unwrap();
-    let mut leaf = CertificateParams::new(names.to_vec()).unwrap();
-    leaf.distinguished_name.push(DnType::CommonName, "testkit registry");
-    let cert = leaf.signed_by(&key, &Issuer::from_params(&ca, &ca_key)).unwrap();
-
+/// Makes a new authority and a certificate. With `client_certs`, clients have to show one of the
+/// same authority.
+pub(crate) fn make(client_certs: bool) -> Tls {
+    let authority = Authority::new();
+    let issued = authority.server(&NAMES);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![cert.der().clone()],
-            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-        )
         .unwrap();
-    Tls { ca_pem, config: Arc::new(config) }
+    let builder = match client_certs {
+        false => builder.with_no_client_auth(),
+        true => {
+            let mut roots = RootCertStore::empty();
+            roots
+                .add(CertificateDer::from_pem_slice(authority.ca_pem.as_bytes()).unwrap())
+                .unwrap();
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            builder.with_client_cert_verifier(verifier.unwrap())
+        }
+    };
+    let config = builder
+        .with_single_cert(vec![issued.cert_der.into()], PrivateKeyDer::Pkcs8(issued.key_der.into()))
+        .unwrap();
+    Tls { authority, config: Arc::new(config) }
 }

@@ -1,26 +1,22 @@
 //! Why a registry did not give what it was asked for.
 
-use std::error::Error as StdError;
+mod cause;
+mod hint;
+
 use std::time::{Duration, SystemTime};
 
-use ctsys::report::Explain;
 use serde::Deserialize;
 
+use super::config::ConfigError;
 use super::credentials::CredentialError;
-use super::dns::DnsError;
 use super::transport::Answer;
-use crate::host::RegistryHost;
 use crate::verify::VerifyError;
+
+pub use cause::{Cause, Phase};
+pub use hint::{EXIT_DAMAGED, EXIT_RATE_LIMITED, EXIT_TIMED_OUT};
 
 /// A server's own words are shown up to this many characters: enough for a sentence.
 const MAX_SHOWN_MESSAGE_CHARS: usize = 300;
-
-/// The program's exit code when a registry wants to be left alone.
-pub const EXIT_RATE_LIMITED: u8 = 3;
-/// The program's exit code when content is not what its digest says.
-pub const EXIT_DAMAGED: u8 = 4;
-/// The program's exit code when a network takes too long.
-pub const EXIT_TIMED_OUT: u8 = 5;
 
 /// Why a registry did not give what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +66,10 @@ pub enum RegistryError {
         words: Option<ServerWords>,
     },
     /// There is no such thing.
-    #[error("{method} {url}: not found: got status 404{}", said(words))]
+    #[error("{method} {url}: not found{}: got status 404{}", what(missing), said(words))]
     NotFound {
+        /// What it is that is not there.
+        missing: Box<Missing>,
         /// Of the request.
         method: &'static str,
         /// Of the request, without secrets.
@@ -132,21 +130,67 @@ pub enum RegistryError {
     /// Credentials that are configured could not be had.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
-    /// The HTTP client could not be made: a `--ca-cert` that is none, for instance.
+    /// The HTTP client could not be made.
     #[error("cannot set up TLS")]
     Tls(#[source] Cause),
-    /// Both the mirror and the registry failed.
-    #[error("mirror {mirror}: {first}; registry {origin}")]
+    /// All hosts that may serve the image failed.
+    #[error("{earlier}; {last}")]
     Everywhere {
-        /// The mirror.
-        mirror: RegistryHost,
-        /// What the mirror failed with, as a line.
-        first: String,
-        /// The registry.
-        origin: RegistryHost,
-        /// What the registry failed with.
+        /// All but the last, with what they failed with, as a line.
+        earlier: String,
+        /// The last: `registry quay.io`.
+        last: String,
+        /// What the last failed with.
         #[source]
-        second: Box<RegistryError>,
+        source: Box<RegistryError>,
+    },
+    /// Every host that could serve the image failed too often to be asked again.
+    #[error("no host is left to ask for {image}: {reasons}")]
+    NoneLeft {
+        /// Registry and repository.
+        image: String,
+        /// The hosts, with what they failed with, as a line.
+        reasons: String,
+    },
+    /// The configuration lets no host do what is needed.
+    #[error("no host is configured to {capability} {image}")]
+    NoHost {
+        /// `pull` or `resolve`.
+        capability: &'static str,
+        /// Registry and repository.
+        image: String,
+    },
+    /// A `registries.conf` forbids it.
+    #[error("{image} is blocked: {file:?} says so for {prefix:?}")]
+    Blocked {
+        /// Registry and repository.
+        image: String,
+        /// The file.
+        file: std::path::PathBuf,
+        /// The file's `prefix`.
+        prefix: String,
+    },
+    /// A configuration file cannot be used.
+    #[error("bad configuration")]
+    Config(#[from] ConfigError),
+}
+
+/// What it is that does not exist, if that could be found out.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Missing {
+    /// It was not asked, or not told.
+    #[default]
+    Unknown,
+    /// The registry knows no such repository.
+    Repository(String),
+    /// The repository is there, the tag or digest is not.
+    Tag {
+        /// The repository.
+        repository: String,
+        /// What is not there.
+        selector: String,
+        /// Some tags that are.
+        some: Vec<String>,
     },
 }
 
@@ -171,6 +215,9 @@ pub enum Problem {
     /// A challenge without a known scheme.
     #[error("got status 401 without a Bearer or Basic challenge in WWW-Authenticate")]
     NoChallenge,
+    /// Basic, where only an identity token is known.
+    #[error("wants a password, but what is kept for it is an identity token")]
+    NoPassword,
     /// A token answer without a token.
     #[error("the token service's answer holds no usable token")]
     NoToken,
@@ -203,63 +250,6 @@ pub enum Problem {
     Url,
 }
 
-/// Why a connection failed, boiled down from the layers of an HTTP client.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Cause {
-    /// The name has no address.
-    #[error(transparent)]
-    Dns(#[from] DnsError),
-    /// The system says; its errno.
-    #[error("{}", system_words(&std::io::Error::from_raw_os_error(*.0)))]
-    Io(i32),
-    /// Nothing came for so long.
-    #[error("timed out {phase}: nothing came for {} s", .after.as_secs_f32())]
-    TimedOut {
-        /// What was waited for.
-        phase: Phase,
-        /// How long.
-        after: Duration,
-    },
-    /// Something came, but so slowly that it will not end.
-    #[error("timed out {}: less than {want} bytes came in {} s", Phase::Body, .after.as_secs_f32())]
-    Slow {
-        /// In bytes, what should have come.
-        want: u64,
-        /// In how long.
-        after: Duration,
-    },
-    /// A TLS server with a certificate that cannot be trusted.
-    #[error("TLS certificate is not trusted: {0}")]
-    Certificate(String),
-    /// What answers does not speak TLS.
-    #[error("TLS handshake failed: {0}")]
-    NotTls(String),
-    /// Whatever else.
-    #[error("{0}")]
-    Other(String),
-}
-
-/// What a connection was waited on for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// For itself, TLS included.
-    Connect,
-    /// For the answer to a request.
-    Answer,
-    /// For more of the answer's body.
-    Body,
-}
-
-impl std::fmt::Display for Phase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Connect => "while connecting",
-            Self::Answer => "waiting for the answer",
-            Self::Body => "within the answer",
-        })
-    }
-}
-
 /// A registry's error body (distribution-spec, "Error Codes"): the first error's code and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerWords {
@@ -284,17 +274,29 @@ impl RegistryError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Content { cause, .. } => !matches!(cause, VerifyError::Truncated { .. }),
-            Self::Everywhere { second, .. } => second.is_damage(),
+            Self::Everywhere { source, .. } => source.is_damage(),
             _ => false,
         }
     }
 
-    /// When the registry may be asked again, where it says that.
-    pub(crate) fn busy_until(&self) -> Option<SystemTime> {
+    /// Whether a server does not serve the range that it was asked for: then the whole may do.
+    pub(crate) fn is_about_range(&self) -> bool {
         match self {
-            Self::Busy { until, .. } => *until,
-            Self::Everywhere { second, .. } => second.busy_until(),
-            _ => None,
+            Self::Status { status: 416, .. } => true,
+            Self::Refused { problem, .. } => matches!(problem, Problem::Range { .. }),
+            Self::Everywhere { source, .. } => source.is_about_range(),
+            _ => false,
+        }
+    }
+
+    /// How long the registry wants to be left alone from now on; no time where it does not say.
+    pub(crate) fn asked_wait(&self) -> Duration {
+        match self {
+            Self::Busy { until: Some(until), .. } => {
+                until.duration_since(SystemTime::now()).unwrap_or_default()
+            }
+            Self::Everywhere { source, .. } => source.asked_wait(),
+            _ => Duration::ZERO,
         }
     }
 }
@@ -328,138 +330,21 @@ fn limited(status: u16, until: Option<SystemTime>) -> String {
     }
 }
 
+fn what(missing: &Missing) -> String {
+    match missing {
+        Missing::Unknown => String::new(),
+        Missing::Repository(name) => format!(": there is no repository {name:?}"),
+        Missing::Tag { repository, selector, .. } => {
+            format!(": repository {repository:?} has no {selector:?}")
+        }
+    }
+}
+
 fn said(words: &Option<ServerWords>) -> String {
     match words {
         None => String::new(),
         Some(w) if w.message.is_empty() => format!(", {}", w.code),
         Some(w) => format!(", {} ({})", w.code, w.message),
-    }
-}
-
-impl Cause {
-    /// Looks through the layers of the client's error for the one that says it.
-    pub(crate) fn of(error: reqwest::Error, phase: Phase, after: Duration) -> Self {
-        // Its own text has the whole URL in it.
-        let error = error.without_url();
-        let mut deepest = error.to_string();
-        let mut timed_out = error.is_timeout();
-        let mut next: Option<&(dyn StdError + 'static)> = error.source();
-        while let Some(layer) = next {
-            if let Some(dns) = layer.downcast_ref::<DnsError>() {
-                return Self::Dns(dns.clone());
-            }
-            if let Some(tls) = tls_error(layer) {
-                return Self::of_tls(tls);
-            }
-            if let Some(io) = layer.downcast_ref::<std::io::Error>() {
-                timed_out |= io.kind() == std::io::ErrorKind::TimedOut;
-                if let Some(errno) = io.raw_os_error() {
-                    return Self::Io(errno);
-                }
-                if io.kind() == std::io::ErrorKind::UnexpectedEof {
-                    deepest = "the connection was closed early".into();
-                    break;
-                }
-            }
-            deepest = layer.to_string();
-            next = layer.source();
-        }
-        if timed_out { Self::TimedOut { phase, after } } else { Self::Other(deepest) }
-    }
-
-    fn of_tls(error: &rustls::Error) -> Self {
-        match error {
-            rustls::Error::InvalidCertificate(reason) => Self::Certificate(reason.to_string()),
-            other => Self::NotTls(other.to_string()),
-        }
-    }
-
-    /// Whether a server without TLS may be behind it: for registries on this machine, which are
-    /// then asked without. A certificate that is not trusted is not such a case.
-    pub(crate) fn may_be_plain_http(&self) -> bool {
-        !matches!(self, Self::Certificate(_) | Self::Dns(_))
-    }
-}
-
-/// The TLS error in a layer, also inside I/O errors, whose `source` skips what they hold.
-fn tls_error<'a>(layer: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    let mut layer = layer;
-    while let Some(io) = layer.downcast_ref::<std::io::Error>() {
-        layer = io.get_ref()?;
-    }
-    layer.downcast_ref()
-}
-
-/// `connection refused` instead of `Connection refused (os error 111)`.
-fn system_words(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
-}
-
-impl Explain for RegistryError {
-    fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Unreachable { cause, host } => unreachable_hint(cause, host),
-            Self::Broken { cause: Cause::TimedOut { .. } | Cause::Slow { .. }, .. } => {
-                "check the network; --timeout gives a slow one more time".into()
-            }
-            Self::Broken { .. } => "check the network, then try again".into(),
-            Self::Busy { status: 429, until, .. } => format!(
-                "wait{}, or give --creds for a higher limit",
-                if until.is_some() { " until then" } else { "" }
-            ),
-            Self::Busy { .. } => "the registry has no time: try again then".into(),
-            Self::Offline(_) => "pull it once without --offline".into(),
-            Self::LoginNeeded { host, .. } => {
-                format!("give --creds USER:PASS, or log in with: podman login {host}")
-            }
-            Self::Denied { .. } => "check that the repository exists and that the user may pull \
-                                    from it; --creds USER:PASS gives another user"
-                .into(),
-            Self::NotFound { .. } => "check the repository's name and the tag".into(),
-            Self::Status { status: 500.., .. } => "the registry has a problem: try later".into(),
-            Self::Status { .. } => "check that the host is a container registry".into(),
-            Self::Refused { .. } => {
-                "the registry or its mirror is misconfigured, or not to be trusted".into()
-            }
-            Self::Content { .. } => {
-                "the registry, a mirror or a proxy on the way damages content: \
-                                     try again or from elsewhere"
-                    .into()
-            }
-            Self::Credentials(error) => return Some(error.hint()),
-            Self::Tls(_) => "check the file of --ca-cert: it must hold certificates in PEM".into(),
-            Self::Everywhere { second, .. } => return second.hint(),
-        })
-    }
-
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Busy { status: 429, .. } => EXIT_RATE_LIMITED,
-            Self::Content { .. } => EXIT_DAMAGED,
-            Self::Unreachable { cause, .. } | Self::Broken { cause, .. } => match cause {
-                Cause::TimedOut { .. } | Cause::Slow { .. } => EXIT_TIMED_OUT,
-                _ => 1,
-            },
-            Self::Everywhere { second, .. } => second.exit_code(),
-            _ => 1,
-        }
-    }
-}
-
-fn unreachable_hint(cause: &Cause, host: &str) -> String {
-    match cause {
-        Cause::Dns(_) => "check the registry's name, and the network's name servers".into(),
-        Cause::Certificate(_) => {
-            "name the registry's CA with --ca-cert FILE, or skip the check with --insecure".into()
-        }
-        Cause::NotTls(_) => "if the registry has no TLS, say --plain-http".into(),
-        Cause::TimedOut { .. } => {
-            format!("check that {host} can be reached from here; --timeout gives it more time")
-        }
-        _ => format!("check that the registry runs and that {host} is its address"),
     }
 }
 
@@ -477,10 +362,5 @@ mod tests {
         assert_eq!(said(&ServerWords::parse(br#"{"errors":[]}"#)), "");
         let long = format!(r#"{{"errors":[{{"code":"X","message":"{}"}}]}}"#, "y".repeat(9999));
         assert!(said(&ServerWords::parse(long.as_bytes())).len() < 400);
-    }
-
-    #[test]
-    fn system_errors_read_as_words() {
-        assert_eq!(system_words(&std::io::Error::from_raw_os_error(111)), "connection refused");
     }
 }
