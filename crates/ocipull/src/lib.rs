@@ -4,15 +4,18 @@
 //! ownership  how owners will be stored; the program goes on in a user namespace for it
 //! host       a registry's host
 //! reference  what the user typed -> registry, repository, tag or digest
+//! location   what the user typed -> a registry's image, or one on this machine
 //! platform   which of an index's images suits a machine
 //! verify     size and digest, before the end of anything is believed
 //! image      manifest, index, config: bytes -> checked types
 //! event      what a pull tells while it runs
+//! local/     images on this machine: blobs by digest, in an OCI layout or an archive
 //! registry/  the only HTTP: TLS or not, logged in or not, mirror or not
 //! resolve    reference -> platform manifest and config
 //! fetch      layer descriptor -> verified byte stream
 //! decompress media type or magic number -> tar stream
 //! apply/     tar streams -> a directory tree, staged and renamed
+//! archive/   what docker save writes -> an image on this machine
 //! error      why a pull failed
 //! pull       all of it in order, and the record beside the tree
 //! ```
@@ -21,12 +24,15 @@
 //! digest or a layer only. Nothing here prints: give an [`event::Observer`] to see what happens.
 
 pub mod apply;
+pub mod archive;
 pub mod decompress;
 pub mod error;
 pub mod event;
 pub mod fetch;
 pub mod host;
 pub mod image;
+pub mod local;
+pub mod location;
 pub mod ownership;
 pub mod platform;
 pub mod pull;

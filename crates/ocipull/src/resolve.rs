@@ -18,7 +18,7 @@
 use ctsys::report::Explain;
 use oci_spec::image::Digest;
 
-use crate::image::{Config, Document, ImageError, MAX_CONFIG_BYTES, Manifest};
+use crate::image::{Choice, Config, Document, ImageError, MAX_CONFIG_BYTES, Manifest, Search};
 use crate::platform::Platform;
 use crate::reference::ImageReference;
 use crate::registry::{Body, Head, Problem, Registry, RegistryError};
@@ -117,16 +117,24 @@ pub async fn resolve(
             });
         }
     };
-    let (platform, entry) = index.choose(wanted)?;
-    let body = registry.get_manifest(entry.digest().as_ref(), Some(entry.size())).await?;
+    let mut search = Search::new(wanted, &index);
+    while let Some(nested) = search.next_index()? {
+        let body = registry.get_manifest(nested.digest().as_ref(), Some(nested.size())).await?;
+        match Document::parse(&body.bytes, &body.media_type)? {
+            Document::Index(index) => search.look(&index),
+            Document::Manifest(_) => return Err(ImageError::NoIndex(nested.digest().to_string()).into()),
+        }
+    }
+    let Choice { platform, descriptor } = search.finish()?;
+    let body = registry.get_manifest(descriptor.digest().as_ref(), Some(descriptor.size())).await?;
     match Document::parse(&body.bytes, &body.media_type)? {
         Document::Manifest(manifest) => Ok(Resolved {
             resolved_digest: named.digest,
-            manifest_digest: entry.digest().clone(),
-            platform: platform.clone(),
+            manifest_digest: descriptor.digest().clone(),
+            platform: platform.unwrap_or_else(|| wanted.clone()),
             manifest,
         }),
-        Document::Index(_) => Err(ImageError::NestedIndex(entry.digest().to_string()).into()),
+        Document::Index(_) => Err(ImageError::NoManifest(descriptor.digest().to_string()).into()),
     }
 }
 
