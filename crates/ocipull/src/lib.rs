@@ -16,6 +16,7 @@
 //! decompress media type or magic number -> tar stream
 //! apply/     tar streams -> a directory tree, staged and renamed
 //! archive/   what docker save writes -> an image on this machine
+//! copy/      an image -> an OCI layout
 //! error      why a pull failed
 //! pull       all of it in order, and the record beside the tree
 //! ```
@@ -25,6 +26,7 @@
 
 pub mod apply;
 pub mod archive;
+pub mod copy;
 pub mod decompress;
 pub mod error;
 pub mod event;
