@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::credentials::CredentialError;
 use super::dns::DnsError;
+use super::tag_list::TagsProblem;
 use crate::host::RegistryHost;
 use crate::verify::VerifyError;
 
@@ -168,6 +169,9 @@ pub enum Problem {
     /// A URL that cannot be asked.
     #[error("not a URL that can be requested")]
     Url,
+    /// A list of tags.
+    #[error(transparent)]
+    Tags(#[from] TagsProblem),
 }
 
 /// Why a connection failed, boiled down from the layers of an HTTP client.

@@ -9,6 +9,7 @@
 //! auth         a 401 -> Authorization
 //! endpoint     one host: TLS or not, logged in or not
 //! Registry     mirror first, then the registry itself
+//! tag_list     a repository's tags, page by page
 //! ```
 
 mod auth;
@@ -17,6 +18,7 @@ mod credentials;
 mod dns;
 mod endpoint;
 mod error;
+mod tag_list;
 mod target;
 mod transport;
 
@@ -28,6 +30,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue};
 pub use credentials::{AuthFile, CredentialError, CredentialSources, Login, default_files};
 pub use dns::DnsError;
 pub use error::{Cause, Problem, RegistryError, ServerWords};
+pub use tag_list::TagsProblem;
 pub(crate) use transport::Answer;
 
 use crate::event::{Event, Observer};
