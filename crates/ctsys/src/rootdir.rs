@@ -21,7 +21,7 @@ use crate::error::{Context, Result, SysError};
 
 /// Directories below each other that [`remove_at`] holds open at once. A deeper one is moved up
 /// first, so that a tree of any depth is removed with few descriptors and little stack.
-const MAX_REMOVE_DEPTH: usize = 24;
+const MAX_REMOVE_DEPTH: usize = 8;
 
 /// The permission of a directory that is being filled: its owner's alone, whatever it will be.
 const WORKING_DIR_MODE: u32 = 0o700;

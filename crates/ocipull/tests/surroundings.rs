@@ -41,12 +41,16 @@ fn a_umask_that_closes_directories_to_their_owner() {
 
 #[test]
 fn sixty_four_descriptors_are_enough_for_many_directories_deep_ones_too() {
-    let mut layer = LayerBuilder::new().file("d/".repeat(200) + "x", "");
-    for n in 0..200 {
-        layer = layer.file(format!("{n}/f"), "");
+    let mut image = Image::new();
+    for layer in 0..4 {
+        let mut builder = LayerBuilder::new().file("d/".repeat(200) + &layer.to_string(), "");
+        for n in 0..50 {
+            builder = builder.file(format!("{n}/a/b/{layer}"), "");
+        }
+        image = image.layer(builder.build(Compression::Gzip));
     }
     let registry = Registry::start(RegistryOptions::default());
-    Image::new().layer(layer.build(Compression::Gzip)).push(&registry, "app", "v1");
+    image.push(&registry, "app", "v1");
     let place = Place::new();
     let image = format!("{}/app:v1", registry.host());
     for arguments in [vec![&*image, "d"], vec!["--force", &image, "d"], vec!["rm", "d"]] {

@@ -300,6 +300,7 @@ fn sys_hint(error: &SysError) -> Option<String> {
         Errno::ENOSPC | Errno::EDQUOT => {
             "free some space, or name a destination on another file system"
         }
+        Errno::EMFILE => "raise the limit of open files (ulimit -n), or lower --jobs",
         Errno::EACCES | Errno::EPERM => "check who owns the directory",
         _ => return None,
     };

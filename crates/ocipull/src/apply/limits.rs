@@ -211,7 +211,7 @@ pub const MAX_HIDING_BYTES: usize = 2 << 20;
 
 /// Directories that a layer keeps open: its entries come directory by directory, so a few suffice,
 /// also where only 64 descriptors are allowed (RLIMIT_NOFILE).
-pub const MAX_OPEN_DIRS: usize = 24;
+pub const MAX_OPEN_DIRS: usize = 8;
 
 #[cfg(test)]
 mod tests {
