@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
@@ -13,7 +14,11 @@ use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
 use ocipull::pull::DEFAULT_JOBS;
 use ocipull::reference::{ImageReference, ReferenceError};
-use ocipull::registry::{CredentialSources, Login, RegistryOptions, default_files};
+use ocipull::registry::{
+    CredentialSources, Login, RegistryOptions, RetryPolicy, Timeouts, default_files,
+};
+
+use crate::cache_command::TypedCache;
 
 /// Longest `--ca-cert` file, in bytes: a whole system's CAs have a quarter of it.
 const MAX_CA_BYTES: u64 = 1 << 20;
@@ -25,7 +30,7 @@ const MAX_CA_BYTES: u64 = 1 << 20;
     version,
     about = "Pull an image from an OCI registry and unpack it into a root filesystem",
     override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR\n       \
-                      ocipull rm DEST",
+                      ocipull rm DEST\n       ocipull cache ls|prune|verify",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
@@ -36,7 +41,11 @@ interrupted leaves DEST as it was.
 
 Credentials come from --creds, else from the files of podman and docker.
 
+What was downloaded is kept in $XDG_CACHE_HOME/ocipull, by default ~/.cache/ocipull: a pull that was \
+cut off goes on from there, and nothing is fetched twice.
+
 Exit codes: 0 success, 1 failure, 2 usage (a name that is no image reference among it), \
+3 rate limited by the registry, 4 damaged content, 5 timed out, 6 no room on the disk, \
 130 interrupted, 143 terminated."
 )]
 pub(crate) struct Typed {
@@ -48,6 +57,11 @@ pub(crate) struct Typed {
 
 #[derive(Debug, Subcommand)]
 enum TypedCommand {
+    /// What is kept of earlier pulls
+    Cache {
+        #[command(subcommand)]
+        command: TypedCache,
+    },
     /// Remove a root filesystem that ocipull made, with its record
     Rm {
         /// The root filesystem's directory
@@ -82,6 +96,9 @@ struct TypedPull {
     /// Let the image have more than usual; NAME is entries, total-bytes, expansion-ratio, path-depth or header-bytes
     #[arg(long, value_name = "NAME=VALUE")]
     limit: Vec<String>,
+    /// Keep nothing for later pulls, and use nothing of earlier ones
+    #[arg(long, conflicts_with = "offline")]
+    no_cache: bool,
     #[command(flatten)]
     registry: TypedRegistry,
     /// Print a line a request: method, URL, status, type, digest, bytes, time
@@ -112,6 +129,16 @@ struct TypedRegistry {
     /// Trust the CA certificates in FILE (PEM) as well
     #[arg(long, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
+    /// Ask nobody: use what earlier pulls left in the cache
+    #[arg(long)]
+    offline: bool,
+    /// Send a request that failed, but may pass, again so often
+    #[arg(long, value_name = "N", default_value_t = RetryPolicy::default().retries)]
+    retries: u32,
+    /// Give up a connection that takes so long to be made, or on which nothing comes for so long
+    /// [default: 10 to connect, 60 for data]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -128,6 +155,7 @@ pub(crate) enum Task {
     Pull(Box<PullTask>),
     /// Absolute, with a last component.
     Remove(PathBuf),
+    Cache(TypedCache),
 }
 
 /// What to pull, and how.
@@ -141,6 +169,8 @@ pub(crate) struct PullTask {
     pub(crate) ownership: OwnershipChoice,
     pub(crate) jobs: NonZeroUsize,
     pub(crate) limits: Limits,
+    /// Whether blobs are kept from pull to pull.
+    pub(crate) cached: bool,
     pub(crate) registry: RegistryOptions,
     pub(crate) output: Output,
 }
@@ -207,6 +237,7 @@ impl Typed {
     /// What it means. Reads the CA file and, where it is not given, the password.
     pub(crate) fn meaning(self) -> Result<Task, CliError> {
         match self.command {
+            Some(TypedCommand::Cache { command }) => Ok(Task::Cache(command)),
             Some(TypedCommand::Rm { dest }) => destination(dest).map(Task::Remove),
             None => self.pull.meaning().map(Box::new).map(Task::Pull),
         }
@@ -235,6 +266,7 @@ impl TypedPull {
             ownership: self.ownership.meaning(),
             jobs: self.jobs,
             limits: limits(&self.limit)?,
+            cached: !self.no_cache,
             registry: self.registry.meaning()?,
             output,
         })
@@ -270,6 +302,12 @@ impl TypedRegistry {
                 login,
                 files: default_files(self.authfile.as_deref(), variable),
             },
+            retry: RetryPolicy { retries: self.retries },
+            timeouts: self
+                .timeout
+                .map(Duration::from_secs)
+                .map_or_else(Timeouts::default, |time| Timeouts { connect: time, stall: time }),
+            offline: self.offline,
         })
     }
 }
@@ -324,7 +362,7 @@ mod tests {
     fn meaning(arguments: &[&str]) -> Result<PullTask, CliError> {
         match Typed::try_parse_from([&["ocipull"], arguments].concat()).unwrap().meaning()? {
             Task::Pull(task) => Ok(*task),
-            Task::Remove(dest) => panic!("{arguments:?} removes {dest:?}"),
+            other => panic!("{arguments:?} is {other:?}"),
         }
     }
 

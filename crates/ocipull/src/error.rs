@@ -2,10 +2,18 @@
 
 use ctsys::record::RecordError;
 use ctsys::report::Explain;
+use ctsys::{Errno, SysError};
 
 use crate::apply::ApplyError;
-use crate::registry::RegistryError;
+use crate::fetch::FetchError;
+use crate::image::ImageError;
+use crate::local::LocalError;
+use crate::registry::{EXIT_DAMAGED, RegistryError};
 use crate::resolve::ResolveError;
+use crate::store::StoreError;
+
+/// The program's exit code when there is no room for the image.
+pub const EXIT_DISK_FULL: u8 = 6;
 
 /// Why a pull failed.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +24,15 @@ pub enum PullError {
     /// The registry did not give a layer.
     #[error("cannot pull")]
     Registry(#[from] RegistryError),
+    /// A layout or archive did not give a layer.
+    #[error("cannot read")]
+    Local(#[from] LocalError),
+    /// The manifest brings a layer that is not what it says.
+    #[error("cannot pull")]
+    Image(#[from] ImageError),
+    /// The image could not be written into a layout.
+    #[error("cannot copy")]
+    Store(#[from] StoreError),
     /// The image could not be unpacked.
     #[error("cannot unpack")]
     Apply(#[source] Box<ApplyError>),
@@ -31,6 +48,9 @@ pub enum PullError {
     /// The record beside DEST is not readable.
     #[error("cannot tell what DEST holds")]
     Record(#[from] RecordError),
+    /// An index that leads to very many manifests.
+    #[error("cannot copy: the index leads to more than {0} manifests")]
+    Large(usize),
     /// The thread that unpacks ended without a result.
     #[error("cannot unpack: an unpacking thread ended early")]
     Unpacker,
@@ -43,6 +63,16 @@ impl PullError {
     }
 }
 
+impl From<FetchError> for PullError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Registry(error) => error.into(),
+            FetchError::Local(error) => error.into(),
+            FetchError::Image(error) => error.into(),
+        }
+    }
+}
+
 impl From<ApplyError> for PullError {
     fn from(error: ApplyError) -> Self {
         Self::Apply(Box::new(error))
@@ -51,19 +81,43 @@ impl From<ApplyError> for PullError {
 
 impl Explain for PullError {
     fn hint(&self) -> Option<String> {
+        if is_disk_full(self) {
+            return Some("free some space, or name a destination on another file system".into());
+        }
         match self {
             Self::Registry(error) => error.hint(),
             Self::Resolve(error) => error.hint(),
+            Self::Local(error) => error.hint(),
+            Self::Image(error) => error.hint(),
+            Self::Store(error) => error.hint(),
             Self::Apply(error) => error.hint(),
             Self::Record(_) => Some("remove it and pull with --force".into()),
-            Self::Layer { .. } | Self::Unpacker => None,
+            Self::Layer { .. } | Self::Unpacker | Self::Large(_) => None,
         }
     }
 
     fn exit_code(&self) -> u8 {
         match self {
+            _ if is_disk_full(self) => EXIT_DISK_FULL,
+            Self::Apply(error) if matches!(**error, ApplyError::DiffId { .. }) => EXIT_DAMAGED,
             Self::Apply(error) => error.exit_code(),
-            _ => 1,
+            Self::Registry(error) => error.exit_code(),
+            Self::Resolve(error) => error.exit_code(),
+            Self::Local(error) => error.exit_code(),
+            Self::Store(error) => error.exit_code(),
+            Self::Image(ImageError::Inline { .. }) => EXIT_DAMAGED,
+            Self::Image(_) => 1,
+            Self::Layer { .. } | Self::Record(_) | Self::Unpacker | Self::Large(_) => 1,
         }
     }
+}
+
+/// Whether somewhere down the chain a file system had no room.
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let by_us = error.downcast_ref::<SysError>().map(SysError::errno);
+        let by_std = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        let errno = by_us.or(by_std.map(Errno::from_raw));
+        matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))
+    })
 }

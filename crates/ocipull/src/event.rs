@@ -25,6 +25,17 @@ pub enum Event<'a> {
     Exchange(&'a Exchange),
     /// Something that the user should know and that is no failure. Not escaped for a terminal.
     Notice(&'a str),
+    /// A request failed and is sent again after a wait.
+    Retry {
+        /// As a line. Not escaped for a terminal.
+        why: &'a str,
+        /// Which retry it will be, from 1.
+        attempt: u32,
+        /// How many there are at most.
+        attempts: u32,
+        /// How long it takes until then.
+        wait: Duration,
+    },
     /// A layer begins.
     LayerStarted(LayerInfo<'a>),
     /// So many more bytes of the layer have been received and handed on.

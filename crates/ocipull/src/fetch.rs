@@ -1,23 +1,27 @@
-//! A layer as a stream of verified bytes: a task takes them off the network, hashes them and hands
-//! them through a bounded channel to whoever reads.
+//! A layer as a stream of verified bytes: a task takes them off the network, hashes them, keeps them
+//! in the cache and hands them through a bounded channel to whoever reads.
 //!
 //! ```text
 //! registry -> task: size and digest -> channel -> Read -> decompress, apply
+//!                   \-> cache -------------------/
 //! ```
 //!
 //! The end of the stream is told only after size and digest were found right, so a reader that saw
-//! the end has read the layer and nothing else.
+//! the end has read the layer and nothing else. A layer that the cache holds whole is read as it is:
+//! its digest was right when it got there, and the diff_id of what comes out of it is checked by who
+//! unpacks it. When that fails, [`LayerReader::is_from_cache`] tells that it is to be evicted and
+//! fetched anew.
 //!
 //! ```no_run
 //! # async fn example(
-//! #     registry: std::sync::Arc<ocipull::registry::Registry>,
+//! #     source: ocipull::source::Source,
 //! #     image: ocipull::resolve::Resolved,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! use ocipull::fetch::{Place, fetch};
 //!
 //! // The first layer into a file, as it is served.
 //! let place = Place { index: 0, total: image.manifest.layers.len() };
-//! let (fetching, mut blob) = fetch(&registry, &image.manifest.layers[0], place);
+//! let (fetching, mut blob) = fetch(&source, None, &image.manifest.layers[0], place);
 //! let copied = tokio::task::spawn_blocking(move || {
 //!     std::io::copy(&mut blob, &mut std::fs::File::create("layer")?)
 //! });
@@ -30,7 +34,10 @@
 //! # }
 //! ```
 
+mod download;
+
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
@@ -38,9 +45,13 @@ use oci_spec::image::Descriptor;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::event::{Event, LayerInfo};
-use crate::registry::{Answer, Cause, Registry, RegistryError};
-use crate::verify::{Verifier, VerifyError};
+use crate::cache::Cache;
+use crate::event::{Event, LayerInfo, Observer};
+use crate::image::{ImageError, inline_data};
+use crate::local::{LocalBlob, LocalError};
+use crate::registry::RegistryError;
+use crate::source::{self, Source};
+use download::{Download, Stop};
 
 /// Longest piece handed on at once, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
@@ -59,16 +70,24 @@ pub struct Place {
 /// A layer on its way. Dropping it ends the download, and the reader's stream with an error.
 #[derive(Debug)]
 pub struct Fetch {
-    task: JoinHandle<()>,
-    failure: Arc<Mutex<Option<RegistryError>>>,
+    /// None where the layer is on this machine.
+    task: Option<JoinHandle<()>>,
+    failure: Arc<Mutex<Option<FetchError>>>,
 }
 
 /// The blocking end of a [`Fetch`]: the blob's bytes as they are served.
 #[derive(Debug)]
 pub struct LayerReader {
-    pieces: mpsc::Receiver<Piece>,
-    current: Bytes,
-    ended: bool,
+    origin: Origin,
+    from_cache: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Download { pieces: mpsc::Receiver<Piece>, current: Bytes, ended: bool },
+    Here(LayerHere),
+    /// Its failure is noted.
+    Nowhere(String),
 }
 
 #[derive(Debug)]
@@ -80,94 +99,120 @@ enum Piece {
     Failed(String),
 }
 
-/// Starts to fetch `layer`. Must be called within a tokio runtime; the reader is for a thread that
-/// may block.
-pub fn fetch(registry: &Arc<Registry>, layer: &Descriptor, place: Place) -> (Fetch, LayerReader) {
-    let (sender, pieces) = mpsc::channel(PIECES);
+/// Why a layer could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The layout or archive.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// What stands in the manifest instead of a blob.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// Starts to fetch `layer`, or opens it where it is on this machine or `cache` holds it. Must be
+/// called within a tokio runtime; the reader is for a thread that may block.
+pub fn fetch(
+    source: &Source,
+    cache: Option<&Arc<Cache>>,
+    layer: &Descriptor,
+    place: Place,
+) -> (Fetch, LayerReader) {
+    source.observer().observe(&Event::LayerStarted(LayerInfo {
+        index: place.index,
+        total: place.total,
+        digest: layer.digest(),
+        size_bytes: layer.size(),
+    }));
+    let registry = match (inline_data(layer), &source.origin) {
+        (Ok(Some(bytes)), _) => return here(source, Blob::Memory(bytes.into()), place, false),
+        (Err(error), _) => return nowhere(error.into()),
+        (Ok(None), source::Origin::Local(image)) => {
+            return match image.layer(layer) {
+                Ok(blob) => here(source, Blob::File(blob), place, false),
+                Err(error) => nowhere(error.into()),
+            };
+        }
+        (Ok(None), source::Origin::Registry(registry, _)) => registry,
+    };
+    if let Some(file) = cache.and_then(|cache| cache.blob(layer.digest(), Some(layer.size()))) {
+        let blob = LocalBlob::part(Arc::new(file), 0, layer.size());
+        return here(source, Blob::File(blob), place, true);
+    }
     let failure = Arc::new(Mutex::new(None));
-    let (registry, layer, noted) = (Arc::clone(registry), layer.clone(), Arc::clone(&failure));
-    let task = tokio::spawn(async move {
-        let result = stream(&registry, &layer, place, &sender).await;
-        let last = match result {
-            Ok(()) => Piece::End,
-            Err(error) => {
-                let text = error.to_string();
-                *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                Piece::Failed(text)
-            }
-        };
-        // A reader that is gone wants to know nothing.
-        let _ = sender.send(last).await;
-    });
-    (Fetch { task, failure }, LayerReader { pieces, current: Bytes::new(), ended: false })
+    let (sender, pieces) = mpsc::channel(PIECES);
+    let from_cache = Arc::new(AtomicBool::new(false));
+    let download = Download {
+        registry: Arc::clone(registry),
+        cache: cache.cloned(),
+        layer: layer.clone(),
+        index: place.index,
+        sender: sender.clone(),
+        from_cache: Arc::clone(&from_cache),
+        position: 0,
+        url: format!("blobs/{}", layer.digest()),
+    };
+    let task = Some(tokio::spawn(run(download, sender, Arc::clone(&failure))));
+    let origin = Origin::Download { pieces, current: Bytes::new(), ended: false };
+    (Fetch { task, failure }, LayerReader { origin, from_cache })
+}
+
+fn here(source: &Source, blob: Blob, place: Place, from_cache: bool) -> (Fetch, LayerReader) {
+    let observer = Arc::clone(source.observer());
+    let origin = Origin::Here(LayerHere { blob, index: place.index, observer });
+    let reader = LayerReader { origin, from_cache: Arc::new(AtomicBool::new(from_cache)) };
+    (Fetch { task: None, failure: Arc::default() }, reader)
+}
+
+fn nowhere(error: FetchError) -> (Fetch, LayerReader) {
+    let origin = Origin::Nowhere(error.to_string());
+    let failure = Arc::new(Mutex::new(Some(error)));
+    (Fetch { task: None, failure }, LayerReader { origin, from_cache: Arc::default() })
+}
+
+async fn run(
+    download: Download,
+    sender: mpsc::Sender<Piece>,
+    failure: Arc<Mutex<Option<FetchError>>>,
+) {
+    let last = match download.run().await {
+        Ok(()) => Piece::End,
+        Err(Stop::ReaderGone) => return,
+        Err(Stop::Failed(error)) => {
+            let text = error.to_string();
+            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.into());
+            Piece::Failed(text)
+        }
+    };
+    // A reader that is gone wants to know nothing.
+    let _ = sender.send(last).await;
 }
 
 impl Fetch {
     /// Why the download failed, if it did: the cause of whatever the reader's side reports.
-    pub fn failure(&self) -> Option<RegistryError> {
+    pub fn failure(&self) -> Option<FetchError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl Drop for Fetch {
     fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn stream(
-    registry: &Registry,
-    layer: &Descriptor,
-    place: Place,
-    sender: &mpsc::Sender<Piece>,
-) -> Result<(), RegistryError> {
-    let info = LayerInfo {
-        index: place.index,
-        total: place.total,
-        digest: layer.digest(),
-        size_bytes: layer.size(),
-    };
-    registry.observer().observe(&Event::LayerStarted(info));
-    let mut answer = registry.open_blob(layer.digest()).await?;
-    let mut verifier = Verifier::new(layer.digest(), Some(layer.size()))
-        .map_err(|cause| content(&answer, cause))?;
-    loop {
-        let mut chunk = match answer.chunk().await {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) => break,
-            Err(error) => return Err(cut_off(error, verifier, &answer)),
-        };
-        verifier.update(&chunk).map_err(|cause| content(&answer, cause))?;
-        let event = Event::LayerBytes { index: place.index, bytes: chunk.len() as u64 };
-        registry.observer().observe(&event);
-        while !chunk.is_empty() {
-            let piece = chunk.split_to(chunk.len().min(PIECE_BYTES));
-            if sender.send(Piece::Bytes(piece)).await.is_err() {
-                // The reader gave up and says why itself.
-                return Ok(());
-            }
+        if let Some(task) = &self.task {
+            task.abort();
         }
-    }
-    verifier.finish().map_err(|cause| content(&answer, cause))
-}
-
-fn content(answer: &Answer, cause: VerifyError) -> RegistryError {
-    RegistryError::Content { method: answer.method(), url: answer.url().to_owned(), cause }
-}
-
-/// A server that closes the connection early has sent a short layer; a network that breaks or
-/// stalls says more as what it is.
-fn cut_off(error: RegistryError, verifier: Verifier, answer: &Answer) -> RegistryError {
-    match error {
-        RegistryError::Broken { cause: Cause::Other(_), .. } => match verifier.finish() {
-            Err(cause @ VerifyError::Truncated { .. }) => content(answer, cause),
-            _ => error,
-        },
-        _ => error,
     }
 }
 
 impl LayerReader {
+    /// Whether some of what was read had been in the cache. When it cannot be unpacked, the cache
+    /// may be damaged: [`Cache::evict`] the layer, and fetch it once more.
+    pub fn is_from_cache(&self) -> bool {
+        self.from_cache.load(Ordering::Relaxed)
+    }
+
     /// Reads what the reader's user left over, up to the verified end or to `limit_bytes`.
     pub fn finish(&mut self, limit_bytes: u64) -> io::Result<()> {
         io::copy(&mut self.take(limit_bytes), &mut io::sink()).map(|_| ())
@@ -176,20 +221,56 @@ impl LayerReader {
 
 impl Read for LayerReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            if self.ended || buffer.is_empty() {
+        let (pieces, current, ended) = match &mut self.origin {
+            Origin::Here(layer) => return layer.read(buffer),
+            Origin::Nowhere(why) => return Err(io::Error::other(why.clone())),
+            Origin::Download { pieces, current, ended } => (pieces, current, ended),
+        };
+        while current.is_empty() {
+            if *ended || buffer.is_empty() {
                 return Ok(0);
             }
-            match self.pieces.blocking_recv() {
-                Some(Piece::Bytes(piece)) => self.current = piece,
-                Some(Piece::End) => self.ended = true,
+            match pieces.blocking_recv() {
+                Some(Piece::Bytes(piece)) => *current = piece,
+                Some(Piece::End) => *ended = true,
                 Some(Piece::Failed(why)) => return Err(io::Error::other(why)),
                 None => return Err(io::Error::other("the download was cancelled")),
             }
         }
-        let length = buffer.len().min(self.current.len());
+        let length = buffer.len().min(current.len());
         let (target, _) = buffer.split_at_mut(length);
-        self.current.copy_to_slice(target);
+        current.copy_to_slice(target);
+        Ok(length)
+    }
+}
+
+/// A layer that is on this machine, open already: who reads it may not open files.
+struct LayerHere {
+    blob: Blob,
+    index: usize,
+    observer: Arc<dyn Observer>,
+}
+
+#[derive(Debug)]
+enum Blob {
+    File(LocalBlob),
+    Memory(Bytes),
+}
+
+impl std::fmt::Debug for LayerHere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LayerHere").field(&self.blob).finish()
+    }
+}
+
+impl LayerHere {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = match &mut self.blob {
+            Blob::File(blob) => blob.read(buffer)?,
+            Blob::Memory(bytes) => bytes.reader().read(buffer)?,
+        };
+        let event = Event::LayerBytes { index: self.index, bytes: length as u64 };
+        self.observer.observe(&event);
         Ok(length)
     }
 }
@@ -203,7 +284,8 @@ mod tests {
         for piece in pieces {
             sender.try_send(piece).unwrap();
         }
-        LayerReader { pieces: receiver, current: Bytes::new(), ended: false }
+        let origin = Origin::Download { pieces: receiver, current: Bytes::new(), ended: false };
+        LayerReader { origin, from_cache: Arc::default() }
     }
 
     #[test]

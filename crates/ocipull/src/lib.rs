@@ -10,14 +10,18 @@
 //! image      manifest, index, config: bytes -> checked types
 //! event      what a pull tells while it runs
 //! local/     images on this machine: blobs by digest, in an OCI layout or an archive
+//! cache/     blobs that are here already, and those on their way
 //! registry/  the only HTTP: TLS or not, logged in or not, mirror or not
+//! source     a registry, or an image on this machine
 //! resolve    reference -> platform manifest and config
 //! fetch      layer descriptor -> verified byte stream
 //! decompress media type or magic number -> tar stream
 //! apply/     tar streams -> a directory tree, staged and renamed
 //! archive/   what docker save writes -> an image on this machine
-//! copy/      an image -> an OCI layout
+//! store/     an OCI layout that is written, new or added to
 //! error      why a pull failed
+//! open       what the user typed -> a source
+//! copy       all of an image, byte for byte -> an OCI layout
 //! pull       all of it in order, and the record beside the tree
 //! ```
 //!
@@ -26,6 +30,7 @@
 
 pub mod apply;
 pub mod archive;
+pub mod cache;
 pub mod copy;
 pub mod decompress;
 pub mod error;
@@ -35,10 +40,13 @@ pub mod host;
 pub mod image;
 pub mod local;
 pub mod location;
+pub mod open;
 pub mod ownership;
 pub mod platform;
 pub mod pull;
 pub mod reference;
 pub mod registry;
 pub mod resolve;
+pub mod source;
+pub mod store;
 pub mod verify;

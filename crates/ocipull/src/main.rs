@@ -1,5 +1,6 @@
 //! The `ocipull` command: parse, run, report.
 
+mod cache_command;
 mod cli;
 mod password;
 mod progress;
@@ -13,12 +14,15 @@ use ctsys::record::{ImageRecord, Ownership};
 use ctsys::report::{Explain, Usage, report};
 use nix::sys::stat::{Mode, umask};
 use ocipull::apply::{self, ApplyError};
+use ocipull::cache::{self, Cache};
 use ocipull::error::PullError;
+use ocipull::event::Observer;
 use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
 use ocipull::pull::{PullOptions, Pulled, pull};
 use ocipull::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
+use cache_command::CacheCommandError;
 use cli::{CliError, Output, PullTask, Task, Typed};
 use progress::{Display, size};
 
@@ -37,6 +41,8 @@ enum MainError {
     Pull(Box<PullError>),
     #[error("cannot remove")]
     Remove(#[source] Box<ApplyError>),
+    #[error(transparent)]
+    Cache(#[from] CacheCommandError),
     #[error("cannot start")]
     Start(#[source] SysError),
     #[error("interrupted by {name}; the destination is as it was")]
@@ -56,6 +62,7 @@ impl Explain for MainError {
             Self::Ownership(error) => error.hint(),
             Self::Pull(error) => error.hint(),
             Self::Remove(error) => error.hint(),
+            Self::Cache(error) => error.hint(),
             Self::Start(_) | Self::Signal { .. } => None,
         }
     }
@@ -67,6 +74,7 @@ impl Explain for MainError {
             Self::Pull(error) => error.exit_code(),
             Self::Signal { code, .. } => *code,
             Self::Remove(error) => error.exit_code(),
+            Self::Cache(error) => error.exit_code(),
             Self::Start(_) => 1,
         }
     }
@@ -103,6 +111,7 @@ fn run(typed: Typed) -> Result<(), MainError> {
             tell(&task, &display, result?);
             Ok(())
         }
+        Task::Cache(command) => Ok(command.run()?),
         Task::Remove(dest) => {
             let record =
                 ImageRecord::read(&dest).map_err(|e| MainError::Remove(Box::new(e.into())))?;
@@ -132,7 +141,10 @@ fn run_pull(
         .enable_all()
         .build()
         .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))?;
+    let observer: Arc<dyn Observer> = Arc::clone(display) as _;
+    let directory = || cache::directory(|name| std::env::var_os(name));
     let options = PullOptions {
+        cache: task.cached.then(|| Cache::open_or_say(directory(), &observer)).flatten(),
         dest: task.dest.clone(),
         platform: task.platform.clone(),
         ownership,
@@ -140,7 +152,6 @@ fn run_pull(
         jobs: task.jobs,
         limits: task.limits,
     };
-    let observer = Arc::clone(display);
     // The runtime is dropped at the end, which waits for the unpacking thread to have cleaned up.
     runtime.block_on(async {
         let registry =

@@ -85,6 +85,10 @@ impl Observer for Display {
             }
             Event::Exchange(_) => {}
             Event::Notice(text) => self.say(&format!("ocipull: {text}")),
+            Event::Retry { why, attempt, attempts, wait } => {
+                let wait = wait.as_secs_f32();
+                self.say(&format!("retry {attempt} of {attempts} in {wait:.1} s: {why}"));
+            }
             Event::LayerStarted(layer) => self.start(layer),
             Event::LayerBytes { index, bytes } => {
                 if let Some(bar) = self.layers().get(index) {

@@ -7,9 +7,10 @@
 //! use ctsys::record::Ownership;
 //! use ocipull::apply::Limits;
 //! use ocipull::pull::{self, PullOptions, Pulled, pull};
-//! use ocipull::{event::Silent, platform::Platform, registry::Registry};
+//! use ocipull::{event::Silent, platform::Platform, registry::Registry, source::Source};
+//! use ocipull::reference::ImageReference;
 //!
-//! let reference = "centos:latest".parse()?;
+//! let reference: ImageReference = "centos:latest".parse()?;
 //! let registry = Registry::new(&reference, &Default::default(), Arc::new(Silent))?;
 //! let options = PullOptions {
 //!     dest: std::path::absolute("rootfs")?,
@@ -18,8 +19,9 @@
 //!     force: false,
 //!     jobs: pull::DEFAULT_JOBS,
 //!     limits: Limits::USUAL,
+//!     cache: None,
 //! };
-//! match pull(Arc::new(registry), &reference, &options).await? {
+//! match pull(&Source::registry(registry, reference), &options).await? {
 //!     Pulled::UpToDate { manifest_digest } => println!("still {manifest_digest}"),
 //!     Pulled::Unpacked { layers, .. } => println!("{layers} layers"),
 //! }
@@ -27,7 +29,7 @@
 //! # }
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -38,14 +40,14 @@ use oci_spec::image::{Descriptor, Digest};
 use tokio::task::JoinSet;
 
 use crate::apply::{ApplyOptions, LayerSpec, Limits, Staging, Warning};
+use crate::cache::{Cache, LayerCaches};
 use crate::error::PullError;
 use crate::event::{Event, LayerInfo};
 use crate::fetch::{self, Fetch, LayerReader, Place};
 use crate::image::Config;
 use crate::platform::Platform;
-use crate::reference::ImageReference;
-use crate::registry::Registry;
 use crate::resolve::{self, Resolved};
+use crate::source::Source;
 
 /// So much of a layer that could not be applied is still read, to see whether it was altered on its
 /// way: in bytes, a second or so of a good line.
@@ -66,6 +68,8 @@ pub struct PullOptions {
     pub jobs: NonZeroUsize,
     /// What the image may ask for at most.
     pub limits: Limits,
+    /// Where blobs are kept from pull to pull.
+    pub cache: Option<Arc<Cache>>,
 }
 
 /// As many layers at once as docker and containerd fetch.
@@ -96,8 +100,7 @@ pub enum Pulled {
 ///
 /// Must run within a tokio runtime; unpacking goes on in one of its blocking threads.
 pub async fn pull(
-    registry: Arc<Registry>,
-    reference: &ImageReference,
+    source: &Source,
     options: &PullOptions,
 ) -> Result<Pulled, PullError> {
     let present = if options.force { None } else { present(options)? };
@@ -110,27 +113,42 @@ pub async fn pull(
         None => Some(Staging::create(&options.dest, apply)?),
     };
     // A digest says by itself that nothing can have changed.
-    if let (Some(record), Some(digest)) = (&present, reference.digest())
+    if let (Some(record), Some(digest)) = (&present, source.digest())
         && holds(record, digest)
     {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
     }
-    let named = resolve::name(&registry, reference).await?;
+    let cache = options.cache.as_deref();
+    let named = resolve::name(source, cache).await?;
     if let Some(record) = present.as_ref().filter(|record| holds(record, &named.digest)) {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
     }
-    let mut resolved = resolve::resolve(&registry, named, &options.platform).await?;
+    let mut resolved = resolve::resolve(source, cache, named, &options.platform).await?;
     if let Some(record) = present.filter(|record| holds(record, &resolved.manifest_digest)) {
         return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest });
     }
-    let staging = match staging {
+    let mut staging = match staging {
         Some(staging) => staging,
         None => Staging::create(&options.dest, apply)?,
     };
-    let config = resolve::config(&registry, &mut resolved, &options.platform).await?;
-    let staging = unpack(&registry, &resolved, &config, staging, options).await?;
-    let record = record(reference, &resolved, config, options.ownership);
+    let config = resolve::config(source, cache, &mut resolved, &options.platform).await?;
+    let mut evicted = HashSet::new();
+    let staging = loop {
+        match unpack(source, &resolved, &config, staging, options).await {
+            Ok(staging) => break staging,
+            // A cache that was damaged is no reason to fail; what failed in the same way when it
+            // came from the registry is.
+            Err(Failed { evicted: Some(layer), .. }) if evicted.insert(layer.clone()) => {
+                staging = Staging::create(&options.dest, apply)?;
+            }
+            Err(failed) => return Err(failed.error),
+        }
+    };
+    let record = record(source, &resolved, config, options.ownership);
     let warnings = staging.commit(&record)?;
+    if let Some(cache) = cache.filter(|_| !source.is_local()) {
+        cache.note(&record.canonical_reference, &resolved.root);
+    }
     Ok(Pulled::Unpacked {
         manifest_digest: record.manifest_digest,
         layers: record.layers.len(),
@@ -160,41 +178,60 @@ fn holds(record: &ImageRecord, digest: &Digest) -> bool {
     [&record.resolved_digest, &record.manifest_digest].contains(&&digest.to_string())
 }
 
+/// Why layers could not be unpacked.
+struct Failed {
+    error: PullError,
+    /// The layer that failed, where it came from the cache; it is evicted then.
+    evicted: Option<Digest>,
+}
+
 /// Fetches and applies the layers, several at a time.
 async fn unpack(
-    registry: &Arc<Registry>,
+    source: &Source,
     resolved: &Resolved,
     config: &Config,
     staging: Staging,
     options: &PullOptions,
-) -> Result<Staging, PullError> {
+) -> Result<Staging, Failed> {
+    let layers = &resolved.manifest.layers;
+    // What is on this machine needs no keeping.
+    let keep = if source.is_local() { &[][..] } else { layers };
+    let cache = options.cache.as_ref();
     let mut unpacking = Unpacking {
-        registry,
-        layers: &resolved.manifest.layers,
+        source,
+        layers,
+        caches: LayerCaches::new(cache, keep, &options.dest, source.observer()),
         staging: Arc::new(staging),
         fetches: HashMap::new(),
         threads: JoinSet::new(),
     };
     match unpacking.run(&config.diff_ids, options.jobs).await {
-        Ok(()) => unpacking.into_staging(),
-        Err(error) => {
+        Ok(()) => unpacking.into_staging().map_err(Failed::from),
+        Err(failed) => {
             unpacking.cancel().await;
-            Err(error)
+            Err(failed)
         }
+    }
+}
+
+impl From<PullError> for Failed {
+    fn from(error: PullError) -> Self {
+        Self { error, evicted: None }
     }
 }
 
 /// The layers on their way. Dropping it ends them.
 struct Unpacking<'a> {
-    registry: &'a Arc<Registry>,
+    source: &'a Source,
     layers: &'a [Descriptor],
+    caches: LayerCaches,
     staging: Arc<Staging>,
     fetches: HashMap<usize, Fetch>,
-    threads: JoinSet<(usize, Result<(), PullError>)>,
+    threads: JoinSet<(usize, LayerReader, Result<(), PullError>)>,
 }
 
 impl Unpacking<'_> {
-    async fn run(&mut self, diff_ids: &[Digest], jobs: NonZeroUsize) -> Result<(), PullError> {
+    async fn run(&mut self, diff_ids: &[Digest], jobs: NonZeroUsize) -> Result<(), Failed> {
         let mut waiting = diff_ids.iter().enumerate();
         let mut consequence = None;
         loop {
@@ -203,7 +240,7 @@ impl Unpacking<'_> {
                 self.start(index, diff_id);
             }
             let Some(done) = self.threads.join_next().await else { break };
-            let (index, applied) = done.map_err(|_| PullError::Unpacker)?;
+            let (index, reader, applied) = done.map_err(|_| PullError::Unpacker)?;
             let fetch = self.fetches.remove(&index);
             match applied {
                 Ok(()) => self.tell_done(index),
@@ -215,22 +252,25 @@ impl Unpacking<'_> {
                 // A layer that cannot be read is the network's failure, not the unpacker's.
                 Err(error) => {
                     let failure = fetch.and_then(|fetch| fetch.failure());
-                    return Err(failure.map_or(error, PullError::from));
+                    let error = failure.map_or(error, PullError::from);
+                    let evicted = if reader.is_from_cache() { self.evict(index) } else { None };
+                    return Err(Failed { error, evicted });
                 }
             }
         }
-        consequence.map_or(Ok(()), Err)
+        consequence.map_or(Ok(()), |error| Err(Failed::from(error)))
     }
 
     fn start(&mut self, index: usize, diff_id: &Digest) {
         let Some(layer) = self.layers.get(index).cloned() else { return };
         let place = Place { index, total: self.layers.len() };
-        let (fetch, reader) = fetch::fetch(self.registry, &layer, place);
+        let cache = self.caches.of(layer.digest());
+        let (fetch, mut reader) = fetch::fetch(self.source, cache, &layer, place);
         self.fetches.insert(index, fetch);
         let (staging, diff_id) = (Arc::clone(&self.staging), diff_id.clone());
         self.threads.spawn_blocking(move || {
-            let applied = apply_layer(&staging, index, &layer, &diff_id, reader);
-            (index, applied)
+            let applied = apply_layer(&staging, index, &layer, &diff_id, &mut reader);
+            (index, reader, applied)
         });
     }
 
@@ -238,7 +278,14 @@ impl Unpacking<'_> {
         let Some(layer) = self.layers.get(index) else { return };
         let (digest, size_bytes) = (layer.digest(), layer.size());
         let info = LayerInfo { index, total: self.layers.len(), digest, size_bytes };
-        self.registry.observer().observe(&Event::LayerDone(info));
+        self.source.observer().observe(&Event::LayerDone(info));
+    }
+
+    /// Removes a layer from the cache that could not be unpacked as it is there.
+    fn evict(&self, index: usize) -> Option<Digest> {
+        let digest = self.layers.get(index)?.digest();
+        self.caches.of(digest)?.evict(digest);
+        Some(digest.clone())
     }
 
     /// Ends what is under way, and waits for that.
@@ -272,11 +319,11 @@ fn apply_layer(
     index: usize,
     layer: &Descriptor,
     diff_id: &Digest,
-    mut reader: LayerReader,
+    reader: &mut LayerReader,
 ) -> Result<(), PullError> {
     let media_type = layer.media_type().to_string();
     let spec = LayerSpec { media_type: &media_type, diff_id, digest: layer.digest() };
-    let applied = staging.apply_layer_at(index, &spec, &mut reader);
+    let applied = staging.apply_layer_at(index, &spec, reader);
     // What a decompressor leaves behind its stream's end belongs to the blob as well. Where the
     // content makes no sense, the rest of it shows whether it is what was asked for.
     let rest = reader.finish(if applied.is_ok() { u64::MAX } else { MAX_BLAME_BYTES });
@@ -288,7 +335,7 @@ fn apply_layer(
 }
 
 fn record(
-    reference: &ImageReference,
+    source: &Source,
     resolved: &Resolved,
     config: Config,
     ownership: Ownership,
@@ -296,8 +343,8 @@ fn record(
     let layers = resolved.manifest.layers.iter().zip(&config.diff_ids);
     ImageRecord {
         version: RECORD_VERSION,
-        reference: reference.typed().to_owned(),
-        canonical_reference: reference.to_string(),
+        reference: source.typed().to_owned(),
+        canonical_reference: source.to_string(),
         manifest_digest: resolved.manifest_digest.to_string(),
         resolved_digest: resolved.resolved_digest.to_string(),
         platform: resolved.platform.to_record(),

@@ -155,6 +155,7 @@ fn a_token_that_ends_in_mid_pull_is_renewed_once() {
     registry.clear_faults();
     registry.inject(Rule::new(expired).path("/blobs/"));
     let before = registry.token_requests().len();
+    let place = Place::new();
     place.run(&[&image(&registry), "e"]).failed(1, &["access denied"]);
     assert_eq!(registry.token_requests().len(), before + 2);
 }

@@ -14,6 +14,8 @@ use testkit::layers::{Compression, LayerBuilder};
 use testkit::registry::{Fault, Registry, RegistryOptions, Rule};
 use testkit::user::TestUser;
 
+const CACHE: &str = "cache";
+
 fn serve() -> Registry {
     let layer = LayerBuilder::new()
         .dir("home", 0o755)
@@ -26,12 +28,15 @@ fn serve() -> Registry {
 
 fn command(user: &TestUser, dir: &Path, arguments: &[&str]) -> std::process::Command {
     let mut command = user.command(env!("CARGO_BIN_EXE_ocipull"));
-    command.args(arguments).current_dir(dir);
+    // Of the test's own: the user's home stays from test to test.
+    command.args(arguments).current_dir(dir).env("XDG_CACHE_HOME", dir.join(CACHE));
     command
 }
 
+/// Names in the directory, but for the cache's.
 fn names(dir: &Path) -> Vec<std::ffi::OsString> {
-    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name != CACHE).collect()
 }
 
 fn record(dest: &Path) -> serde_json::Value {

@@ -18,6 +18,7 @@ fn behind(line: &str, inner: &Command) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{line} && exec \"$@\""), "sh"]);
     command.arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command
 }
 
@@ -32,6 +33,7 @@ fn a_umask_that_closes_directories_to_their_owner() {
             let shell = behind(&format!("umask {umask}"), &inner);
             let mut command = user.command(shell.get_program());
             command.args(shell.get_args()).current_dir(dir.path());
+            command.env("XDG_CACHE_HOME", dir.path().join("cache"));
             Run::of(command).succeeded();
             let mode = dir.path().join(name).join("etc").metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, 0o755);

@@ -36,6 +36,7 @@ fn a_tree_pulled_by_root_equals_the_one_umoci_unpacks() {
         registry.push(&debian_image(), &format!("debian:{tag}"), options);
         let dest = dir.path().join(tag);
         let mut pull = Command::new(binary("ocipull"));
+        pull.env("XDG_CACHE_HOME", dir.path().join("cache"));
         pull.arg(format!("{}/debian:{tag}", registry.host())).arg(&dest);
         Run::new(pull).limit(LONG).finish().assert_success();
         assert_same(&want, &Tree::of(&dest, &Options::default()));
@@ -51,10 +52,12 @@ fn a_tree_pulled_by_a_user_has_the_owners_of_one_pulled_by_root() {
     let dir = user.tempdir();
 
     let mut as_root = Command::new(binary("ocipull"));
+    as_root.env("XDG_CACHE_HOME", dir.path().join("root's cache"));
     as_root.arg(&reference).arg(dir.path().join("root"));
     Run::new(as_root).limit(LONG).finish().assert_success();
     let theirs = dir.path().join("pod/rootfs");
     let mut as_user = user.command(binary("ocipull"));
+    as_user.env("XDG_CACHE_HOME", dir.path().join("user's cache"));
     as_user.arg("--bundle").arg(dir.path().join("pod")).arg(&reference);
     Run::new(as_user).limit(LONG).finish().assert_success();
 
@@ -202,6 +205,7 @@ impl Pod {
     fn command(&self, tool: &str, args: &[&str]) -> Command {
         let mut command = self.user.command(binary(tool));
         command.args(args).env("OCIPULL_MIRROR", &self.mirror).current_dir(self.path(""));
+        command.env("XDG_CACHE_HOME", self.dir.path().join("cache"));
         command
     }
 

@@ -118,6 +118,25 @@ impl Document {
     }
 }
 
+impl Document {
+    /// Its media type: what it says itself, else what it came with, else OCI's for its kind.
+    pub fn media_type(&self, body: &[u8], content_type: &str) -> String {
+        let own = Self::own_media_type(body);
+        let header = content_type.split(';').next().unwrap_or_default().trim();
+        let kind = match self {
+            Self::Index(_) => OCI_IMAGE_INDEX_MEDIA_TYPE,
+            Self::Manifest(_) => OCI_IMAGE_MEDIA_TYPE,
+        };
+        let known = |given: &&str| MANIFEST_MEDIA_TYPES.contains(given);
+        own.as_deref().filter(known).or(Some(header).filter(known)).unwrap_or(kind).to_owned()
+    }
+
+    /// What a document says itself that it is.
+    pub fn own_media_type(body: &[u8]) -> Option<String> {
+        parse_json(body, "manifest").ok()?.get("mediaType")?.as_str().map(str::to_owned)
+    }
+}
+
 impl Manifest {
     fn from_json(mut value: Value) -> Result<Self, ImageError> {
         fill_null(&mut value, "layers");

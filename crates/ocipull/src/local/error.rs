@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ctsys::SysError;
 use ctsys::report::Explain;
 
-use crate::verify::VerifyError;
+use crate::verify::{EXIT_DAMAGED, VerifyError};
 
 /// How many names an error lists.
 const MAX_SHOWN_NAMES: usize = 10;
@@ -154,6 +154,14 @@ impl Explain for LocalError {
             Self::Content(_) => "the copy is damaged; make it anew".into(),
             _ => return None,
         })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Content(_) => EXIT_DAMAGED,
+            Self::Blob { source, .. } | Self::File { source, .. } => source.exit_code(),
+            _ => 1,
+        }
     }
 }
 

@@ -80,8 +80,15 @@ async fn fetch_token(
     }
     let insecure = asked.ask.insecure && super::target::same_origin(&url, &asked.ask.url);
     let authorization = asked.found.and_then(|found| basic(&found.login));
-    let ask =
-        Ask { method: Method::Get, url, accept: None, authorization, insecure, foreign: false };
+    let ask = Ask {
+        method: Method::Get,
+        url,
+        accept: None,
+        range: None,
+        authorization,
+        insecure,
+        foreign: false,
+    };
     // No redirects: the realm is the one that the registry named.
     let mut answer = transport.exchange(&ask).await?;
     if answer.status() != 200 {
@@ -92,7 +99,7 @@ async fn fetch_token(
             401 | 403 => {
                 RegistryError::Denied { method, url, who: who(asked.found), status, words }
             }
-            _ => RegistryError::Status { method, url, status, words },
+            _ => RegistryError::unexpected(&answer, words),
         });
     }
     let body = answer.collect("a token", MAX_TOKEN_BYTES).await?;

@@ -81,20 +81,22 @@ impl Endpoint {
         self.passed_over.store(true, Ordering::Relaxed);
     }
 
-    /// Asks for `path` below the repository (`manifests/latest`). Only a 200 is an answer.
+    /// Asks for `path` below the repository (`manifests/latest`). Only a 200 is an answer, or a 206
+    /// to a `range`.
     pub(crate) async fn send(
         &self,
         transport: &Transport,
         method: Method,
         path: &str,
         accept: Option<HeaderValue>,
+        range: Option<HeaderValue>,
     ) -> Result<Answer, RegistryError> {
         let mut header = self.login.lock().await.header.clone();
         let mut renewed = false;
         loop {
             let (ask, mut answer, elsewhere) =
-                self.reach(transport, method, path, accept.clone(), header.clone()).await?;
-            if answer.status() == 200 {
+                self.reach(transport, method, path, [&accept, &range, &header]).await?;
+            if answer.status() == 200 || (answer.status() == 206 && range.is_some()) {
                 return Ok(answer);
             }
             // An answer from where a redirect led says nothing about the registry's credentials.
@@ -117,14 +119,14 @@ impl Endpoint {
         transport: &Transport,
         method: Method,
         path: &str,
-        accept: Option<HeaderValue>,
-        authorization: Option<HeaderValue>,
+        [accept, range, authorization]: [&Option<HeaderValue>; 3],
     ) -> Result<(Ask, Answer, bool), RegistryError> {
         let ask = |scheme: &str| -> Result<Ask, RegistryError> {
             Ok(Ask {
                 method,
                 url: self.url(scheme, method, path)?,
                 accept: accept.clone(),
+                range: range.clone(),
                 authorization: authorization.clone(),
                 insecure: self.insecure,
                 foreign: false,
@@ -227,7 +229,7 @@ impl Endpoint {
                 RegistryError::Denied { method, url, who, status, words }
             }
             404 => RegistryError::NotFound { method, url, words },
-            _ => RegistryError::Status { method, url, status, words },
+            _ => RegistryError::unexpected(&answer, words),
         }
     }
 }

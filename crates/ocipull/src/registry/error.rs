@@ -1,7 +1,7 @@
 //! Why a registry did not give what it was asked for.
 
 use std::error::Error as StdError;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ctsys::report::Explain;
 use serde::Deserialize;
@@ -9,11 +9,18 @@ use serde::Deserialize;
 use super::credentials::CredentialError;
 use super::dns::DnsError;
 use super::tag_list::TagsProblem;
+use super::transport::Answer;
 use crate::host::RegistryHost;
 use crate::verify::VerifyError;
+pub use crate::verify::EXIT_DAMAGED;
 
 /// A server's own words are shown up to this many characters: enough for a sentence.
 const MAX_SHOWN_MESSAGE_CHARS: usize = 300;
+
+/// The program's exit code when a registry wants to be left alone.
+pub const EXIT_RATE_LIMITED: u8 = 3;
+/// The program's exit code when a network takes too long.
+pub const EXIT_TIMED_OUT: u8 = 5;
 
 /// Why a registry did not give what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +91,23 @@ pub enum RegistryError {
         /// What the registry says about it.
         words: Option<ServerWords>,
     },
+    /// Too many requests, or a registry that has no time and says until when.
+    #[error("{method} {url}: {}got status {status}{}", limited(*status, *until), said(words))]
+    Busy {
+        /// Of the request.
+        method: &'static str,
+        /// Of the request, without secrets.
+        url: String,
+        /// 429, or one of 5xx.
+        status: u16,
+        /// When it may be asked again, if it says that.
+        until: Option<SystemTime>,
+        /// What the registry says about it.
+        words: Option<ServerWords>,
+    },
+    /// It would have to be fetched, and that is not wanted.
+    #[error("{0} is not in the cache, and --offline keeps from fetching it")]
+    Offline(String),
     /// A redirect, a realm or an answer that is not to be followed or believed.
     #[error("{method} {url}: {problem}")]
     Refused {
@@ -150,6 +174,14 @@ pub enum Problem {
     /// A token answer without a token.
     #[error("the token service's answer holds no usable token")]
     NoToken,
+    /// Another part of a blob than was asked for.
+    #[error("got Content-Range {got:?}, want {want}")]
+    Range {
+        /// As sent, or `none`.
+        got: String,
+        /// What it should have been.
+        want: String,
+    },
     /// A body past its limit.
     #[error("the answer is too large: want at most {limit} bytes of {what}")]
     TooLarge {
@@ -180,12 +212,25 @@ pub enum Cause {
     /// The name has no address.
     #[error(transparent)]
     Dns(#[from] DnsError),
-    /// The system says.
-    #[error("{0}")]
-    Io(String),
+    /// The system says; its errno.
+    #[error("{}", system_words(&std::io::Error::from_raw_os_error(*.0)))]
+    Io(i32),
     /// Nothing came for so long.
-    #[error("timed out: nothing came for {} s", .0.as_secs())]
-    TimedOut(Duration),
+    #[error("timed out {phase}: nothing came for {} s", .after.as_secs_f32())]
+    TimedOut {
+        /// What was waited for.
+        phase: Phase,
+        /// How long.
+        after: Duration,
+    },
+    /// Something came, but so slowly that it will not end.
+    #[error("timed out {}: less than {want} bytes came in {} s", Phase::Body, .after.as_secs_f32())]
+    Slow {
+        /// In bytes, what should have come.
+        want: u64,
+        /// In how long.
+        after: Duration,
+    },
     /// A TLS server with a certificate that cannot be trusted.
     #[error("TLS certificate is not trusted: {0}")]
     Certificate(String),
@@ -197,6 +242,27 @@ pub enum Cause {
     Other(String),
 }
 
+/// What a connection was waited on for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// For itself, TLS included.
+    Connect,
+    /// For the answer to a request.
+    Answer,
+    /// For more of the answer's body.
+    Body,
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "while connecting",
+            Self::Answer => "waiting for the answer",
+            Self::Body => "within the answer",
+        })
+    }
+}
+
 /// A registry's error body (distribution-spec, "Error Codes"): the first error's code and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerWords {
@@ -204,6 +270,27 @@ pub struct ServerWords {
     pub code: String,
     /// For people.
     pub message: String,
+}
+
+impl RegistryError {
+    /// An answer of another status than was hoped for.
+    pub(crate) fn unexpected(answer: &Answer, words: Option<ServerWords>) -> Self {
+        let (method, url, status) = (answer.method(), answer.url().to_owned(), answer.status());
+        let until = answer.busy_until().filter(|_| status >= 500 || status == 429);
+        if status == 429 || until.is_some() {
+            return Self::Busy { method, url, status, until, words };
+        }
+        Self::Status { method, url, status, words }
+    }
+
+    /// When the registry may be asked again, where it says that.
+    pub(crate) fn busy_until(&self) -> Option<SystemTime> {
+        match self {
+            Self::Busy { until, .. } => *until,
+            Self::Everywhere { second, .. } => second.busy_until(),
+            _ => None,
+        }
+    }
 }
 
 impl ServerWords {
@@ -226,6 +313,15 @@ impl ServerWords {
     }
 }
 
+fn limited(status: u16, until: Option<SystemTime>) -> String {
+    match (status, until) {
+        (429, Some(until)) => format!("rate limited until {}: ", httpdate::fmt_http_date(until)),
+        (429, None) => "rate limited: ".into(),
+        (_, Some(until)) => format!("busy until {}: ", httpdate::fmt_http_date(until)),
+        (_, None) => String::new(),
+    }
+}
+
 fn said(words: &Option<ServerWords>) -> String {
     match words {
         None => String::new(),
@@ -236,7 +332,7 @@ fn said(words: &Option<ServerWords>) -> String {
 
 impl Cause {
     /// Looks through the layers of the client's error for the one that says it.
-    pub(crate) fn of(error: reqwest::Error, stall: Duration) -> Self {
+    pub(crate) fn of(error: reqwest::Error, phase: Phase, after: Duration) -> Self {
         // Its own text has the whole URL in it.
         let error = error.without_url();
         let mut deepest = error.to_string();
@@ -251,8 +347,8 @@ impl Cause {
             }
             if let Some(io) = layer.downcast_ref::<std::io::Error>() {
                 timed_out |= io.kind() == std::io::ErrorKind::TimedOut;
-                if io.raw_os_error().is_some() {
-                    return Self::Io(system_words(io));
+                if let Some(errno) = io.raw_os_error() {
+                    return Self::Io(errno);
                 }
                 if io.kind() == std::io::ErrorKind::UnexpectedEof {
                     deepest = "the connection was closed early".into();
@@ -262,7 +358,7 @@ impl Cause {
             deepest = layer.to_string();
             next = layer.source();
         }
-        if timed_out { Self::TimedOut(stall) } else { Self::Other(deepest) }
+        if timed_out { Self::TimedOut { phase, after } } else { Self::Other(deepest) }
     }
 
     fn of_tls(error: &rustls::Error) -> Self {
@@ -300,7 +396,16 @@ impl Explain for RegistryError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unreachable { cause, host } => unreachable_hint(cause, host),
+            Self::Broken { cause: Cause::TimedOut { .. } | Cause::Slow { .. }, .. } => {
+                "check the network; --timeout gives a slow one more time".into()
+            }
             Self::Broken { .. } => "check the network, then try again".into(),
+            Self::Busy { status: 429, until, .. } => format!(
+                "wait{}, or give --creds for a higher limit",
+                if until.is_some() { " until then" } else { "" }
+            ),
+            Self::Busy { .. } => "the registry has no time: try again then".into(),
+            Self::Offline(_) => "pull it once without --offline".into(),
             Self::LoginNeeded { host, .. } => {
                 format!("give --creds USER:PASS, or log in with: podman login {host}")
             }
@@ -308,9 +413,6 @@ impl Explain for RegistryError {
                                     from it; --creds USER:PASS gives another user"
                 .into(),
             Self::NotFound { .. } => "check the repository's name and the tag".into(),
-            Self::Status { status: 429, .. } => {
-                "too many requests: wait, or give --creds for a higher limit".into()
-            }
             Self::Status { status: 500.., .. } => "the registry has a problem: try later".into(),
             Self::Status { .. } => "check that the host is a container registry".into(),
             Self::Refused { .. } => {
@@ -326,6 +428,19 @@ impl Explain for RegistryError {
             Self::Everywhere { second, .. } => return second.hint(),
         })
     }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Busy { status: 429, .. } => EXIT_RATE_LIMITED,
+            Self::Content { .. } => EXIT_DAMAGED,
+            Self::Unreachable { cause, .. } | Self::Broken { cause, .. } => match cause {
+                Cause::TimedOut { .. } | Cause::Slow { .. } => EXIT_TIMED_OUT,
+                _ => 1,
+            },
+            Self::Everywhere { second, .. } => second.exit_code(),
+            _ => 1,
+        }
+    }
 }
 
 fn unreachable_hint(cause: &Cause, host: &str) -> String {
@@ -335,6 +450,9 @@ fn unreachable_hint(cause: &Cause, host: &str) -> String {
             "name the registry's CA with --ca-cert FILE, or skip the check with --insecure".into()
         }
         Cause::NotTls(_) => "if the registry has no TLS, say --plain-http".into(),
+        Cause::TimedOut { .. } => {
+            format!("check that {host} can be reached from here; --timeout gives it more time")
+        }
         _ => format!("check that the registry runs and that {host} is its address"),
     }
 }

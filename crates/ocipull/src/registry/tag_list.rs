@@ -6,7 +6,6 @@ use url::Url;
 
 use super::error::{Problem, RegistryError};
 use super::target::same_origin;
-use super::transport::Method;
 use super::Registry;
 use crate::reference;
 
@@ -42,8 +41,8 @@ impl Registry {
         let mut tags = Vec::new();
         let mut path = format!("tags/list?n={PAGE_TAGS}");
         for _ in 0..MAX_PAGES {
-            let mut answer = self.send(Method::Get, &path, None).await?;
-            let body = answer.collect("a list of tags", MAX_PAGE_BYTES).await?;
+            let (answer, body) =
+                self.collect(&path, None, "a list of tags", MAX_PAGE_BYTES).await?;
             let refused = |problem| answer.refused(Problem::Tags(problem));
             tags.extend(parse(&body).map_err(refused)?);
             if tags.len() > MAX_TAGS {

@@ -1,24 +1,41 @@
 //! One request, its redirects, and the answer as it comes: the only place that talks HTTP.
 //!
-//! Every exchange is told to the observer; retries and resume will have their place here too.
+//! Every exchange is told to the observer. A connection that stalls, or nearly does, has failed.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use oci_spec::image::Digest;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+};
 use url::Url;
 
 use super::dns::Resolver;
-use super::error::{Cause, Problem, RegistryError};
+use super::error::{Cause, Phase, Problem, RegistryError};
+use super::pace::Pace;
+use super::retry_after;
 use super::target::{authority, is_link_local, is_loopback, same_origin, shown};
 use crate::event::{Event, Exchange, Observer};
 
-/// How long a connection may take to be made, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing may come on a connection before it counts as broken.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a server may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection to be made, TLS included.
+    pub connect: Duration,
+    /// For the next byte on a connection; one that comes later counts as broken.
+    pub stall: Duration,
+}
+
+impl Default for Timeouts {
+    /// 10 seconds to connect: three tries of a lost SYN; 60 for data, as proxies in front of
+    /// registries have it.
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), stall: Duration::from_secs(60) }
+    }
+}
+
 /// How often one request may be redirected; registries use one or two.
 const MAX_REDIRECTS: usize = 10;
 /// Longest header value that is kept to be shown, in bytes.
@@ -48,6 +65,8 @@ pub(crate) struct Ask {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) accept: Option<HeaderValue>,
+    /// `Range`, also after a redirect.
+    pub(crate) range: Option<HeaderValue>,
     /// Stays with the URL's origin: no redirect carries it elsewhere.
     pub(crate) authorization: Option<HeaderValue>,
     /// Whether the host's certificate is taken as it is (`--insecure`). Stays with the origin too.
@@ -59,6 +78,7 @@ pub(crate) struct Ask {
 /// Makes and keeps the HTTP clients.
 pub(crate) struct Transport {
     extra_roots: Vec<reqwest::Certificate>,
+    timeouts: Timeouts,
     observer: Arc<dyn Observer>,
     resolver: Arc<Resolver>,
     /// By whether proxies are used and whether certificates are checked: made when first needed, as
@@ -70,18 +90,24 @@ impl Transport {
     /// With more CAs than the system's, in PEM.
     pub(crate) fn new(
         ca_pem: Option<&[u8]>,
+        timeouts: Timeouts,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, RegistryError> {
         let extra_roots = match ca_pem {
             None => Vec::new(),
             Some(pem) => reqwest::Certificate::from_pem_bundle(pem)
-                .map_err(|e| RegistryError::Tls(Cause::of(e, CONNECT_TIMEOUT)))?,
+                .map_err(|e| RegistryError::Tls(Cause::of(e, Phase::Connect, timeouts.connect)))?,
         };
         if ca_pem.is_some() && extra_roots.is_empty() {
             let reason = "the CA file holds no certificate".to_owned();
             return Err(RegistryError::Tls(Cause::Other(reason)));
         }
-        Ok(Self { extra_roots, observer, resolver: Arc::default(), clients: Default::default() })
+        let (resolver, clients) = Default::default();
+        Ok(Self { extra_roots, timeouts, observer, resolver, clients })
+    }
+
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
     pub(crate) fn observer(&self) -> &Arc<dyn Observer> {
@@ -116,6 +142,9 @@ impl Transport {
         if let Some(accept) = &ask.accept {
             request = request.header(ACCEPT, accept);
         }
+        if let Some(range) = &ask.range {
+            request = request.header(RANGE, range);
+        }
         if let Some(authorization) = &ask.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
@@ -123,16 +152,14 @@ impl Transport {
         let url = shown(&ask.url, ask.foreign);
         let method = ask.method.as_str();
         match request.send().await {
-            Ok(response) => {
-                Ok(Answer::new(response, ask.method, url, started, Arc::clone(&self.observer)))
-            }
+            Ok(response) => Ok(Answer::new(response, ask.method, url, started, self)),
             // Nothing was asked yet: the error is all there is to tell.
             Err(error) if error.is_connect() => Err(RegistryError::Unreachable {
                 host: authority(&ask.url),
-                cause: Cause::of(error, CONNECT_TIMEOUT),
+                cause: Cause::of(error, Phase::Connect, self.timeouts.connect),
             }),
             Err(error) => {
-                let cause = Cause::of(error, STALL_TIMEOUT);
+                let cause = Cause::of(error, Phase::Answer, self.timeouts.stall);
                 self.observer.observe(&Event::Exchange(&Exchange {
                     method,
                     url: url.clone(),
@@ -167,7 +194,7 @@ impl Transport {
             .or_else(|_| {
                 self.builder(direct, insecure).tls_certs_only(self.extra_roots.clone()).build()
             })
-            .map_err(|e| RegistryError::Tls(Cause::of(e, CONNECT_TIMEOUT)))?;
+            .map_err(|e| RegistryError::Tls(Cause::of(e, Phase::Connect, self.timeouts.connect)))?;
         Ok(slot.get_or_init(|| made))
     }
 
@@ -176,8 +203,8 @@ impl Transport {
             .user_agent(concat!("ocipull/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(STALL_TIMEOUT)
+            .connect_timeout(self.timeouts.connect)
+            .read_timeout(self.timeouts.stall)
             .tls_danger_accept_invalid_certs(insecure)
             .dns_resolver(Arc::clone(&self.resolver));
         // A proxy would look for its own loopback.
@@ -206,6 +233,7 @@ fn redirected(ask: &Ask, location: Option<&str>) -> Result<Ask, RegistryError> {
         method: ask.method,
         url,
         accept: ask.accept.clone(),
+        range: ask.range.clone(),
         authorization: ask.authorization.clone().filter(|_| stays),
         insecure: ask.insecure && stays,
         foreign: true,
@@ -222,6 +250,8 @@ pub(crate) struct Answer {
     response: reqwest::Response,
     exchange: Exchange,
     started: Instant,
+    pace: Pace,
+    stall: Duration,
     observer: Arc<dyn Observer>,
 }
 
@@ -231,7 +261,7 @@ impl Answer {
         method: Method,
         url: String,
         started: Instant,
-        observer: Arc<dyn Observer>,
+        transport: &Transport,
     ) -> Self {
         let exchange = Exchange {
             method: method.as_str(),
@@ -242,7 +272,9 @@ impl Answer {
             bytes: 0,
             elapsed: Duration::ZERO,
         };
-        let mut answer = Self { response, exchange, started, observer };
+        let stall = transport.timeouts.stall;
+        let (pace, observer) = (Pace::new(stall), Arc::clone(&transport.observer));
+        let mut answer = Self { response, exchange, started, pace, stall, observer };
         let short = |text: &str| text.chars().take(MAX_SHOWN_HEADER_BYTES).collect();
         answer.exchange.content_type = answer.header(CONTENT_TYPE.as_str()).map(short);
         answer.exchange.digest = answer.header(CONTENT_DIGEST).map(short);
@@ -280,6 +312,13 @@ impl Answer {
         self.header(CONTENT_LENGTH.as_str())?.parse().ok()
     }
 
+    /// When the server may be asked again, if it says so.
+    pub(crate) fn busy_until(&self) -> Option<SystemTime> {
+        let now = SystemTime::now();
+        let value = self.response.headers().get(RETRY_AFTER)?;
+        retry_after::parse(value.as_bytes(), now).and_then(|wait| now.checked_add(wait))
+    }
+
     /// Notes the digest that the body is checked against, where the answer states none.
     pub(crate) fn expect_digest(&mut self, digest: &Digest) {
         self.exchange.digest.get_or_insert_with(|| digest.to_string());
@@ -287,21 +326,23 @@ impl Answer {
 
     /// The next piece of the body, `None` at its end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        match self.response.chunk().await {
-            Ok(chunk) => {
-                let length = chunk.as_ref().map_or(0, Bytes::len);
-                self.exchange.bytes = self.exchange.bytes.saturating_add(length as u64);
-                Ok(chunk)
-            }
-            Err(error) => {
-                let cause = Cause::of(error, STALL_TIMEOUT);
-                Err(RegistryError::Broken {
-                    method: self.method(),
-                    url: self.url().to_owned(),
-                    cause,
-                })
-            }
+        let asked = Instant::now();
+        let chunk = match self.response.chunk().await {
+            Ok(chunk) => chunk,
+            Err(error) => return Err(self.broken(Cause::of(error, Phase::Body, self.stall))),
+        };
+        let length = chunk.as_ref().map_or(0, Bytes::len) as u64;
+        self.exchange.bytes = self.exchange.bytes.saturating_add(length);
+        if chunk.is_some()
+            && let Err(cause) = self.pace.note(length, asked.elapsed())
+        {
+            return Err(self.broken(cause));
         }
+        Ok(chunk)
+    }
+
+    fn broken(&self, cause: Cause) -> RegistryError {
+        RegistryError::Broken { method: self.method(), url: self.url().to_owned(), cause }
     }
 
     /// All of the body, which is a `what`, if it has at most `limit` bytes.
@@ -342,6 +383,7 @@ mod tests {
             method: Method::Get,
             url: Url::parse(url).unwrap(),
             accept: None,
+            range: None,
             authorization: Some(HeaderValue::from_static("Bearer t")),
             insecure: true,
             foreign: false,

@@ -11,6 +11,8 @@ use testkit::registry::{Registry, RegistryOptions};
 /// A directory of the test's own, with a home that holds no credentials.
 pub(crate) struct Place {
     dir: tempfile::TempDir,
+    /// Of its own, so that no test finds what another one or the caller pulled.
+    cache: tempfile::TempDir,
 }
 
 /// A run that ended.
@@ -23,11 +25,16 @@ pub(crate) struct Run {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::tempdir().unwrap(), cache: tempfile::tempdir().unwrap() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// The cache that the binary uses here.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.cache.path().join("ocipull")
     }
 
     /// The binary, in this directory, with an environment that holds nothing of the caller's.
@@ -39,6 +46,7 @@ impl Place {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", self.dir.path())
+            .env("XDG_CACHE_HOME", self.cache.path())
             .stdin(Stdio::null());
         command
     }

@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use ctsys::report::Explain;
-use ctsys::{Errno, SysError};
+use ctsys::SysError;
 
 use crate::local::LocalError;
-use crate::verify::VerifyError;
+use crate::verify::{EXIT_DAMAGED, VerifyError};
 
 /// Why a layout could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -71,13 +71,18 @@ impl Explain for StoreError {
                 "name a new directory, an empty one, or an OCI layout".into()
             }
             Self::Layout(error) => return error.hint(),
-            Self::Write { source, .. } if source.errno() == Errno::ENOSPC => {
-                "make room on the disk; what is there already is used when you try again".into()
-            }
             Self::Directory { .. } | Self::Write { .. } => "check the path and its mode".into(),
             Self::Full(_) => "begin another layout".into(),
             Self::Locked(_) => "try again when it is done".into(),
             Self::Read { .. } | Self::Content { .. } | Self::Index(_) => return None,
         })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Content { .. } => EXIT_DAMAGED,
+            Self::Layout(error) => error.exit_code(),
+            _ => 1,
+        }
     }
 }

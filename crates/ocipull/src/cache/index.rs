@@ -1,0 +1,69 @@
+//! The layout's index.json: which references stand for what.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::path::Path;
+
+use oci_spec::image::{Descriptor, ImageIndex, ImageIndexBuilder, MediaType};
+
+use super::place;
+
+/// Longest index.json, in bytes: some fifty thousand images.
+const MAX_INDEX_BYTES: u64 = 16 << 20;
+/// The annotation that names an image in a layout (image-spec, "Pre-Defined Annotation Keys").
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// As it was read, or nothing where there is none that can be read: it is only a cache's.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pub(super) images: Vec<Descriptor>,
+}
+
+impl Index {
+    pub(super) fn read(root: &Path) -> Self {
+        Self::try_read(&root.join("index.json")).unwrap_or_default()
+    }
+
+    fn try_read(path: &Path) -> Option<Self> {
+        let file = place::options(false).open(path).ok()?;
+        let mut bytes = Vec::new();
+        file.take(MAX_INDEX_BYTES + 1).read_to_end(&mut bytes).ok()?;
+        if bytes.len() as u64 > MAX_INDEX_BYTES {
+            return None;
+        }
+        let index: ImageIndex = serde_json::from_slice(&bytes).ok()?;
+        Some(Self { images: index.manifests().clone() })
+    }
+
+    pub(super) fn lookup(&self, reference: &str) -> Option<Descriptor> {
+        self.images.iter().find(|image| name(image) == Some(reference)).cloned()
+    }
+
+    pub(super) fn has(&self, reference: &str, image: &Descriptor) -> bool {
+        self.lookup(reference).is_some_and(|known| {
+            known.digest() == image.digest() && known.media_type() == image.media_type()
+        })
+    }
+
+    pub(super) fn set(&mut self, reference: &str, image: &Descriptor) {
+        self.images.retain(|known| name(known) != Some(reference));
+        let mut image = image.clone();
+        image.set_annotations(Some(HashMap::from([(REF_NAME.into(), reference.into())])));
+        self.images.push(image);
+    }
+
+    pub(super) fn write(&self, root: &Path) -> io::Result<()> {
+        let index = ImageIndexBuilder::default()
+            .schema_version(2_u32)
+            .media_type(MediaType::ImageIndex)
+            .manifests(self.images.clone())
+            .build()
+            .map_err(io::Error::other)?;
+        place::write_whole(&root.join("index.json"), &serde_json::to_vec(&index)?)
+    }
+}
+
+/// The reference that an image is noted under.
+pub(super) fn name(image: &Descriptor) -> Option<&str> {
+    image.annotations().as_ref()?.get(REF_NAME).map(String::as_str)
+}

@@ -1,0 +1,291 @@
+//! The task that gets a layer: what the cache has of it, then the rest off the network, each byte
+//! hashed, kept and handed on in one go.
+//!
+//! ```text
+//! partial blob of ours            \
+//! partial blob that another writes -> verify -> channel
+//! registry, by Range              /    \-> partial blob
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use oci_spec::image::Descriptor;
+use tokio::sync::mpsc;
+
+use super::{PIECE_BYTES, Piece};
+use crate::cache::{Cache, Claim, Followed, Following, Partial};
+use crate::event::Event;
+use crate::registry::{Attempts, Cause, Problem, Registry, RegistryError};
+use crate::verify::{Verifier, VerifyError};
+
+/// A blob of which so many more bytes came, although the network failed, is worth as many attempts
+/// as at its beginning. Many for a large blob, but they end: less is no progress.
+const PROGRESS_BYTES: u64 = 1 << 20;
+/// How often it is looked whether somebody else's download has more.
+const FOLLOW_POLL: Duration = Duration::from_millis(20);
+
+/// Why a download ended before its end.
+pub(super) enum Stop {
+    /// The reader gave up and says why itself.
+    ReaderGone,
+    Failed(RegistryError),
+}
+
+impl From<RegistryError> for Stop {
+    fn from(error: RegistryError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// One layer's.
+pub(super) struct Download {
+    pub(super) registry: Arc<Registry>,
+    pub(super) cache: Option<Arc<Cache>>,
+    pub(super) layer: Descriptor,
+    pub(super) index: usize,
+    pub(super) sender: mpsc::Sender<Piece>,
+    /// Told when something comes off the disk that only the digest at the end will confirm.
+    pub(super) from_cache: Arc<AtomicBool>,
+    /// So much was hashed and handed on, in bytes.
+    pub(super) position: u64,
+    /// Who answered last, for errors.
+    pub(super) url: String,
+}
+
+impl Download {
+    pub(super) async fn run(mut self) -> Result<(), Stop> {
+        let verifier = Verifier::new(self.layer.digest(), Some(self.layer.size()));
+        let mut verifier = verifier.map_err(|cause| self.content(cause))?;
+        let mut partial = self.claim(&mut verifier).await?;
+        let loaded = self.load(&mut partial, &mut verifier).await;
+        let result =
+            loaded.and_then(|()| verifier.finish().map_err(|cause| self.content(cause).into()));
+        let Some(partial) = partial else { return result };
+        match (&result, &self.cache) {
+            (Ok(()), Some(cache)) => cache.publish(partial),
+            // What came so far is good for the next attempt, unless it is known to be bad.
+            (Err(Stop::Failed(RegistryError::Content { cause, .. })), _)
+                if !matches!(cause, VerifyError::Truncated { .. }) =>
+            {
+                partial.discard();
+            }
+            _ => {}
+        }
+        result
+    }
+
+    /// Hands on what is here, and gives what the rest is to be written to.
+    async fn claim(&mut self, verifier: &mut Verifier) -> Result<Option<Partial>, Stop> {
+        let Some(cache) = self.cache.clone() else { return Ok(None) };
+        let (digest, size) = (self.layer.digest().clone(), self.layer.size());
+        loop {
+            match cache.claim(&digest) {
+                None => return Ok(None),
+                Some(Claim::Mine(partial)) if partial.length_bytes() > size => partial.discard(),
+                Some(Claim::Mine(partial)) if partial.length_bytes() == 0 => {
+                    // Somebody may have finished it since it was looked for.
+                    let Some(file) = cache.blob(&digest, Some(size)) else {
+                        return Ok(Some(partial));
+                    };
+                    partial.discard();
+                    let read = |buffer: &mut [u8], position| {
+                        std::os::unix::fs::FileExt::read_at(&file, buffer, position)
+                    };
+                    self.read_file(read, verifier).await?;
+                    return Ok(None);
+                }
+                Some(Claim::Mine(partial)) => return self.resume(partial, verifier).await,
+                Some(Claim::Others(following)) => {
+                    let followed = self.follow(&cache, following, verifier).await?;
+                    if followed.is_some() || self.position > 0 || size == 0 {
+                        return Ok(followed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands on what the partial blob holds.
+    async fn resume(
+        &mut self,
+        partial: Partial,
+        verifier: &mut Verifier,
+    ) -> Result<Option<Partial>, Stop> {
+        let read = |buffer: &mut [u8], position| partial.read_at(buffer, position);
+        self.read_file(read, verifier).await?;
+        // One that cannot be read to its end is no place for what follows.
+        Ok(Some(partial).filter(|partial| partial.length_bytes() == self.position))
+    }
+
+    /// Hands on what another writes, as it comes. Gives the partial blob when the other is gone,
+    /// and nothing when all of it came or when the rest has to be fetched without it.
+    async fn follow(
+        &mut self,
+        cache: &Cache,
+        mut following: Following,
+        verifier: &mut Verifier,
+    ) -> Result<Option<Partial>, Stop> {
+        let stall = self.registry.timeouts().stall;
+        let mut moved = Instant::now();
+        loop {
+            let before = self.position;
+            let read = |buffer: &mut [u8], position| following.read_at(buffer, position);
+            self.read_file(read, verifier).await?;
+            if self.position == self.layer.size() {
+                cache.keep(following.file());
+                return Ok(None);
+            }
+            if self.position > before {
+                moved = Instant::now();
+            } else if moved.elapsed() > stall {
+                return Ok(None);
+            }
+            following = match following.look() {
+                Ok(Followed::Others(following) | Followed::Whole(following)) => following,
+                Ok(Followed::Mine(partial)) => return self.resume(partial, verifier).await,
+                Ok(Followed::Gone) | Err(_) => return Ok(None),
+            };
+            tokio::time::sleep(FOLLOW_POLL).await;
+        }
+    }
+
+    /// Hands on what `read` gives from the position on, up to the layer's size.
+    async fn read_file(
+        &mut self,
+        read: impl Fn(&mut [u8], u64) -> std::io::Result<usize>,
+        verifier: &mut Verifier,
+    ) -> Result<(), Stop> {
+        loop {
+            let left = self.layer.size().saturating_sub(self.position);
+            let mut buffer = vec![0; PIECE_BYTES.min(usize::try_from(left).unwrap_or(PIECE_BYTES))];
+            // What cannot be read is fetched.
+            let length = read(&mut buffer, self.position).unwrap_or(0);
+            if length == 0 {
+                return Ok(());
+            }
+            buffer.truncate(length);
+            self.from_cache.store(true, Ordering::Relaxed);
+            self.hand_on(Bytes::from(buffer), verifier, &mut None).await?;
+        }
+    }
+
+    /// Gets the rest off the network, in as many attempts as it is worth.
+    async fn load(
+        &mut self,
+        partial: &mut Option<Partial>,
+        verifier: &mut Verifier,
+    ) -> Result<(), Stop> {
+        let mut attempts = self.registry.attempts();
+        let mut by_range = true;
+        let mut counted = self.position;
+        while self.position < self.layer.size() {
+            let from = if by_range { self.position } else { 0 };
+            let error = match self.attempt(from, partial, verifier, &mut attempts).await {
+                Ok(()) if self.position == self.layer.size() => break,
+                Ok(()) => self.truncated(),
+                Err(Stop::Failed(error)) => error,
+                Err(gone) => return Err(gone),
+            };
+            if from > 0 && is_about_range(&error) {
+                by_range = false;
+                continue;
+            }
+            if self.position - counted >= PROGRESS_BYTES {
+                attempts.progressed();
+                counted = self.position;
+            }
+            attempts.after(error, &**self.registry.observer()).await?;
+        }
+        Ok(())
+    }
+
+    /// One request, from the byte `from` on.
+    async fn attempt(
+        &mut self,
+        from: u64,
+        partial: &mut Option<Partial>,
+        verifier: &mut Verifier,
+        attempts: &mut Attempts,
+    ) -> Result<(), Stop> {
+        let (digest, size) = (self.layer.digest().clone(), self.layer.size());
+        let body = self.registry.open_blob(&digest, from, size, attempts).await?;
+        let mut answer = body.answer;
+        answer.url().clone_into(&mut self.url);
+        let mut surplus = self.position - from + body.surplus_bytes;
+        loop {
+            let mut chunk = match answer.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(self.cut_off(error).into()),
+            };
+            let known = usize::try_from(surplus).unwrap_or(usize::MAX).min(chunk.len());
+            chunk.advance(known);
+            surplus -= known as u64;
+            if !chunk.is_empty() {
+                self.hand_on(chunk, verifier, partial).await?;
+            }
+        }
+    }
+
+    /// Hashes a piece, keeps it, and gives it to the reader.
+    async fn hand_on(
+        &mut self,
+        mut chunk: Bytes,
+        verifier: &mut Verifier,
+        partial: &mut Option<Partial>,
+    ) -> Result<(), Stop> {
+        verifier.update(&chunk).map_err(|cause| self.content(cause))?;
+        if let Some(mut writing) = partial.take() {
+            match (writing.append(&chunk), &self.cache) {
+                (Ok(()), _) => *partial = Some(writing),
+                // The room it takes may be what the unpacking needs.
+                (Err(error), Some(cache)) => {
+                    writing.discard();
+                    cache.give_up("a blob", &error);
+                }
+                (Err(_), None) => writing.discard(),
+            }
+        }
+        self.position += chunk.len() as u64;
+        let event = Event::LayerBytes { index: self.index, bytes: chunk.len() as u64 };
+        self.registry.observer().observe(&event);
+        while !chunk.is_empty() {
+            let piece = chunk.split_to(chunk.len().min(PIECE_BYTES));
+            self.sender.send(Piece::Bytes(piece)).await.map_err(|_| Stop::ReaderGone)?;
+        }
+        Ok(())
+    }
+
+    /// A server that closes the connection early has sent a short layer; a network that breaks or
+    /// stalls says more as what it is.
+    fn cut_off(&self, error: RegistryError) -> RegistryError {
+        match error {
+            RegistryError::Broken { cause: Cause::Other(_), .. }
+                if self.position < self.layer.size() =>
+            {
+                self.truncated()
+            }
+            _ => error,
+        }
+    }
+
+    fn truncated(&self) -> RegistryError {
+        self.content(VerifyError::Truncated { got: self.position, want: self.layer.size() })
+    }
+
+    fn content(&self, cause: VerifyError) -> RegistryError {
+        RegistryError::Content { method: "GET", url: self.url.clone(), cause }
+    }
+}
+
+/// Whether a server does not serve the range that it was asked for: then the whole may do.
+fn is_about_range(error: &RegistryError) -> bool {
+    matches!(
+        error,
+        RegistryError::Status { status: 416, .. }
+            | RegistryError::Refused { problem: Problem::Range { .. }, .. }
+    )
+}
