@@ -9,7 +9,7 @@ bench_pull() {
   for dir in /var/lib/containers /run/containers /run/libpod; do
     mkdir -p "$dir" && mount -t tmpfs tmpfs "$dir"
   done
-  export HOME=$work/user registry work
+  export HOME=$work/user XDG_CACHE_HOME=$work/cache registry work
   export -f pull_ocipull pull_umoci pull_podman pull_plain reset
   local image
   for image in one five; do
@@ -64,7 +64,7 @@ pull_plain() {
 }
 
 reset() {
-  rm -rf "$work/out" "$work/out.image.json" "$work/bundle" "$work/layout"
+  rm -rf "$work/out" "$work/out.image.json" "$work/bundle" "$work/layout" "$XDG_CACHE_HOME"
   podman --storage-driver overlay system reset --force >/dev/null 2>&1 || true
 }
 

@@ -10,15 +10,16 @@ use ctsys::report::Explain;
 use ocipull::apply::Limits;
 use ocipull::apply::limits::{LIMIT_NAMES, LimitSyntaxError, Setting};
 use ocipull::host::{HostError, RegistryHost};
+use ocipull::location::{ImageLocation, LayoutName, LocationError};
 use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
 use ocipull::pull::DEFAULT_JOBS;
-use ocipull::reference::{ImageReference, ReferenceError};
 use ocipull::registry::{
     CredentialSources, Login, RegistryOptions, RetryPolicy, Timeouts, default_files,
 };
 
 use crate::cache_command::TypedCache;
+use crate::commands::{Show, TypedDigest, TypedInspect, TypedTags};
 
 /// Longest `--ca-cert` file, in bytes: a whole system's CAs have a quarter of it.
 const MAX_CA_BYTES: u64 = 1 << 20;
@@ -30,6 +31,8 @@ const MAX_CA_BYTES: u64 = 1 << 20;
     version,
     about = "Pull an image from an OCI registry and unpack it into a root filesystem",
     override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR\n       \
+                      ocipull [OPTIONS] IMAGE oci:DIR[:TAG]\n       \
+                      ocipull digest|inspect|tags [OPTIONS] IMAGE\n       \
                       ocipull rm DEST\n       ocipull cache ls|prune|verify",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
@@ -38,6 +41,10 @@ const MAX_CA_BYTES: u64 = 1 << 20;
 DEST holds the image's files afterwards; DEST.image.json, beside it, says which image it is. A DEST \
 that holds the image already is left as it is, unless --force is given. A pull that fails or is \
 interrupted leaves DEST as it was.
+
+IMAGE is a registry's, or oci:DIR[:TAG] in an OCI layout, or docker-archive:FILE[:NAME] in what \
+docker save wrote. With oci:DIR[:TAG] as DEST the image is kept as it is, in a layout that is made or \
+added to.
 
 Credentials come from --creds, else from the files of podman and docker.
 
@@ -57,6 +64,12 @@ pub(crate) struct Typed {
 
 #[derive(Debug, Subcommand)]
 enum TypedCommand {
+    /// Print the digest that a name stands for
+    Digest(TypedDigest),
+    /// Print what an image is made of, as JSON
+    Inspect(TypedInspect),
+    /// Print the tags of a repository, or the names in a layout or an archive
+    Tags(TypedTags),
     /// What is kept of earlier pulls
     Cache {
         #[command(subcommand)]
@@ -72,10 +85,11 @@ enum TypedCommand {
 
 #[derive(Debug, Args)]
 struct TypedPull {
-    /// [REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST]; centos is docker.io/library/centos:latest
+    /// [REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG] or docker-archive:FILE[:NAME]; centos
+    /// is docker.io/library/centos:latest
     #[arg(value_name = "IMAGE", required = true)]
     image: Option<String>,
-    /// Directory for the root filesystem: new, empty, or one that ocipull made
+    /// Directory for the root filesystem: new, empty, or one that ocipull made; or oci:DIR[:TAG]
     #[arg(value_name = "DEST", required_unless_present = "bundle", conflicts_with = "bundle")]
     dest: Option<PathBuf>,
     /// Make an OCI bundle's directory: the root filesystem is DIR/rootfs
@@ -84,6 +98,9 @@ struct TypedPull {
     /// Platform to choose from an index [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
+    /// Copy the index with the images of all platforms; DEST has to be oci:DIR[:TAG]
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
     /// Replace DEST, whatever it holds
     #[arg(long)]
     force: bool,
@@ -110,7 +127,7 @@ struct TypedPull {
 }
 
 #[derive(Debug, Args)]
-struct TypedRegistry {
+pub(crate) struct TypedRegistry {
     /// Ask this registry first, as a mirror of the image's own
     #[arg(long, value_name = "HOST[:PORT]", env = "OCIPULL_MIRROR")]
     mirror: Option<String>,
@@ -153,15 +170,38 @@ enum TypedOwnership {
 #[derive(Debug)]
 pub(crate) enum Task {
     Pull(Box<PullTask>),
+    Copy(Box<CopyTask>),
+    Show(Show),
     /// Absolute, with a last component.
     Remove(PathBuf),
     Cache(TypedCache),
 }
 
+/// What is to be read, and as whom.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) typed: String,
+    pub(crate) location: ImageLocation,
+    pub(crate) registry: RegistryOptions,
+    /// Whether blobs are kept from pull to pull.
+    pub(crate) cached: bool,
+}
+
+/// What to copy, and where to.
+#[derive(Debug)]
+pub(crate) struct CopyTask {
+    pub(crate) image: Image,
+    pub(crate) layout: LayoutName,
+    /// None for all of them.
+    pub(crate) platform: Option<Platform>,
+    pub(crate) jobs: NonZeroUsize,
+    pub(crate) output: Output,
+}
+
 /// What to pull, and how.
 #[derive(Debug)]
 pub(crate) struct PullTask {
-    pub(crate) reference: ImageReference,
+    pub(crate) image: Image,
     /// Absolute, with a last component.
     pub(crate) dest: PathBuf,
     pub(crate) platform: Platform,
@@ -169,9 +209,6 @@ pub(crate) struct PullTask {
     pub(crate) ownership: OwnershipChoice,
     pub(crate) jobs: NonZeroUsize,
     pub(crate) limits: Limits,
-    /// Whether blobs are kept from pull to pull.
-    pub(crate) cached: bool,
-    pub(crate) registry: RegistryOptions,
     pub(crate) output: Output,
 }
 
@@ -187,13 +224,17 @@ pub(crate) enum Output {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error(transparent)]
-    Reference(#[from] ReferenceError),
+    Location(#[from] LocationError),
     #[error(transparent)]
     Platform(#[from] PlatformError),
     #[error("invalid mirror")]
     Mirror(#[source] HostError),
     #[error("invalid destination {0:?}: want a directory with a name")]
     Dest(PathBuf),
+    #[error("--all-platforms is for a destination oci:DIR, a root filesystem is one platform's")]
+    AllPlatforms,
+    #[error("invalid destination {0:?}: want oci:DIR or oci:DIR:TAG, a digest is what comes of it")]
+    LayoutDigest(String),
     #[error(transparent)]
     Limit(#[from] LimitSyntaxError),
     #[error("invalid credentials: want USER:PASS or USER")]
@@ -214,10 +255,12 @@ pub(crate) enum CliError {
 impl Explain for CliError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Reference(error) => error.hint(),
+            Self::Location(error) => error.hint(),
             Self::Platform(_) => format!("this machine's is {}", Platform::host()),
             Self::Mirror(_) => "give --mirror or OCIPULL_MIRROR as HOST or HOST:PORT".into(),
             Self::Dest(_) => "name a directory, as in ./rootfs".into(),
+            Self::AllPlatforms => "name a layout, as in oci:./images".into(),
+            Self::LayoutDigest(_) => "leave the digest out".into(),
             Self::Limit(_) => format!("the limits are {}", LIMIT_NAMES.join(", ")),
             Self::Creds => "give the user's name before the colon".into(),
             Self::File { .. } | Self::LargeFile(_) => "check the file's path and mode".into(),
@@ -237,39 +280,49 @@ impl Typed {
     /// What it means. Reads the CA file and, where it is not given, the password.
     pub(crate) fn meaning(self) -> Result<Task, CliError> {
         match self.command {
+            Some(TypedCommand::Digest(typed)) => Ok(Task::Show(Show::Digest(Box::new(typed)))),
+            Some(TypedCommand::Inspect(typed)) => Ok(Task::Show(Show::Inspect(Box::new(typed)))),
+            Some(TypedCommand::Tags(typed)) => Ok(Task::Show(Show::Tags(Box::new(typed)))),
             Some(TypedCommand::Cache { command }) => Ok(Task::Cache(command)),
             Some(TypedCommand::Rm { dest }) => destination(dest).map(Task::Remove),
-            None => self.pull.meaning().map(Box::new).map(Task::Pull),
+            None => self.pull.meaning(),
         }
     }
 }
 
 impl TypedPull {
-    fn meaning(self) -> Result<PullTask, CliError> {
-        let reference: ImageReference = self.image.unwrap_or_default().parse()?;
-        let bundled = self.bundle.map(|dir| dir.join("rootfs"));
-        let dest = destination(self.dest.or(bundled).unwrap_or_default())?;
-        let platform = match &self.platform {
-            Some(text) => text.parse()?,
-            None => Platform::host(),
-        };
+    fn meaning(self) -> Result<Task, CliError> {
+        let typed = self.image.unwrap_or_default();
+        let location: ImageLocation = typed.parse()?;
         let output = match (self.quiet, self.verbose) {
             (true, _) => Output::Quiet,
             (_, true) => Output::Verbose,
             _ => Output::Normal,
         };
-        Ok(PullTask {
-            reference,
+        let platform = self.platform.as_deref().map(str::parse).transpose()?;
+        let platform = platform.unwrap_or_else(Platform::host);
+        let registry = self.registry.meaning()?;
+        let image = Image { typed, location, registry, cached: !self.no_cache };
+        if let Some(layout) = layout(self.dest.as_deref(), &image.location)? {
+            let platform = Some(platform).filter(|_| !self.all_platforms);
+            let task = CopyTask { image, layout, platform, jobs: self.jobs, output };
+            return Ok(Task::Copy(Box::new(task)));
+        }
+        if self.all_platforms {
+            return Err(CliError::AllPlatforms);
+        }
+        let bundled = self.bundle.map(|dir| dir.join("rootfs"));
+        let dest = destination(self.dest.or(bundled).unwrap_or_default())?;
+        Ok(Task::Pull(Box::new(PullTask {
+            image,
             dest,
             platform,
             force: self.force,
             ownership: self.ownership.meaning(),
             jobs: self.jobs,
             limits: limits(&self.limit)?,
-            cached: !self.no_cache,
-            registry: self.registry.meaning()?,
             output,
-        })
+        })))
     }
 }
 
@@ -285,7 +338,7 @@ impl TypedOwnership {
 }
 
 impl TypedRegistry {
-    fn meaning(self) -> Result<RegistryOptions, CliError> {
+    pub(crate) fn meaning(self) -> Result<RegistryOptions, CliError> {
         let mirror = match self.mirror.as_deref() {
             // An empty variable is as good as none.
             None | Some("") => None,
@@ -316,6 +369,19 @@ fn limits(settings: &[String]) -> Result<Limits, LimitSyntaxError> {
     settings
         .iter()
         .try_fold(Limits::USUAL, |limits, text| Ok(limits.with(&text.parse::<Setting>()?)))
+}
+
+/// The layout that is to be written to, if DEST is one. Without a name the image keeps its own.
+fn layout(dest: Option<&Path>, image: &ImageLocation) -> Result<Option<LayoutName>, CliError> {
+    let Some(text) = dest.and_then(Path::to_str).filter(|text| LayoutName::is_meant(text)) else {
+        return Ok(None);
+    };
+    let mut layout: LayoutName = text.parse()?;
+    if layout.digest.is_some() {
+        return Err(CliError::LayoutDigest(text.into()));
+    }
+    layout.name = layout.name.or_else(|| image.tag().map(str::to_owned));
+    Ok(Some(layout))
 }
 
 /// An absolute path that ends in a name. Not the current directory: another one takes the place of
@@ -385,7 +451,7 @@ mod tests {
         let removal = Typed::try_parse_from(["ocipull", "rm", "/x/d"]).unwrap().meaning();
         assert!(matches!(removal, Ok(Task::Remove(dest)) if dest == Path::new("/x/d")));
         let task = meaning(&["library/rm", "d"]).unwrap();
-        assert_eq!(task.reference.to_string(), "docker.io/library/rm:latest");
+        assert_eq!(task.image.location.to_string(), "docker.io/library/rm:latest");
     }
 
     #[test]
@@ -398,7 +464,7 @@ mod tests {
     #[test]
     fn a_password_may_hold_colons() {
         let task = meaning(&["centos", "d", "--creds", "u:a:b"]).unwrap();
-        let login = task.registry.credentials.login.unwrap();
+        let login = task.image.registry.credentials.login.unwrap();
         assert_eq!((login.user.as_str(), login.password.as_str()), ("u", "a:b"));
         assert!(matches!(meaning(&["centos", "d", "--creds", ":x"]), Err(CliError::Creds)));
     }

@@ -39,8 +39,6 @@ pub struct CopyOptions {
     pub platform: Option<Platform>,
     /// How many blobs are fetched at once.
     pub jobs: NonZeroUsize,
-    /// The process's.
-    pub umask: u32,
     /// Where blobs are kept from pull to pull.
     pub cache: Option<Arc<Cache>>,
 }
@@ -84,7 +82,7 @@ pub async fn copy(source: &Source, options: &CopyOptions) -> Result<Copied, Pull
     };
     let descriptor = root.descriptor.clone();
     let (documents, blobs) = collect(source, cache, root).await?;
-    let store = Arc::new(LayoutStore::open(&options.dir, options.umask)?);
+    let store = Arc::new(LayoutStore::open(&options.dir)?);
     let mut copying = Copying {
         source,
         store: Arc::clone(&store),

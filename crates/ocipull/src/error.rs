@@ -4,7 +4,7 @@ use ctsys::record::RecordError;
 use ctsys::report::Explain;
 use ctsys::{Errno, SysError};
 
-use crate::apply::ApplyError;
+use crate::apply::{ApplyError, EntryError};
 use crate::fetch::FetchError;
 use crate::image::ImageError;
 use crate::local::LocalError;
@@ -115,7 +115,13 @@ impl Explain for PullError {
 /// Whether somewhere down the chain a file system had no room.
 fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        let by_us = error.downcast_ref::<SysError>().map(SysError::errno);
+        // An entry's error says what its own cause says, and passes that over.
+        let entry = error.downcast_ref::<Box<EntryError>>().map(|entry| &**entry);
+        let by_us = match entry.or_else(|| error.downcast_ref()) {
+            Some(EntryError::Sys(error)) => Some(error),
+            _ => error.downcast_ref::<SysError>(),
+        };
+        let by_us = by_us.map(SysError::errno);
         let by_std = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
         let errno = by_us.or(by_std.map(Errno::from_raw));
         matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))

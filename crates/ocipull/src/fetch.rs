@@ -84,7 +84,11 @@ pub struct LayerReader {
 
 #[derive(Debug)]
 enum Origin {
-    Download { pieces: mpsc::Receiver<Piece>, current: Bytes, ended: bool },
+    Download {
+        pieces: mpsc::Receiver<Piece>,
+        current: Bytes,
+        ended: bool,
+    },
     Here(LayerHere),
     /// Its failure is noted.
     Nowhere(String),

@@ -78,7 +78,9 @@ impl LocationError {
     pub fn hint(&self) -> String {
         match self {
             Self::Reference(error) => error.hint(),
-            _ => "write oci:DIR, oci:DIR:TAG, docker-archive:FILE or docker-archive:FILE:NAME".into(),
+            _ => {
+                "write oci:DIR, oci:DIR:TAG, docker-archive:FILE or docker-archive:FILE:NAME".into()
+            }
         }
     }
 }
@@ -97,6 +99,23 @@ impl FromStr for ImageLocation {
             }
         }
         Ok(Self::Registry(typed.parse()?))
+    }
+}
+
+impl ImageLocation {
+    /// The tag or name that the image has where it is, as far as that was typed; `latest` in a
+    /// registry where nothing else was.
+    pub fn tag(&self) -> Option<&str> {
+        match self {
+            Self::Registry(reference) => reference.tag(),
+            Self::Layout(layout) => layout.name.as_deref(),
+            // Of a reference in an archive the tag.
+            Self::Archive(archive) => {
+                let name = archive.name.as_deref()?;
+                let after = name.rsplit_once(':').map(|(_, tag)| tag);
+                Some(after.filter(|tag| !tag.contains('/')).unwrap_or(name))
+            }
+        }
     }
 }
 
@@ -226,6 +245,18 @@ mod tests {
         }
         let registry: ImageLocation = "library/oci:v1".parse().unwrap();
         assert_eq!(registry.to_string(), "docker.io/library/oci:v1");
+        for (typed, tag) in [
+            ("a", Some("latest")),
+            ("a:v1", Some("v1")),
+            (&format!("a@{SHA}"), None),
+            ("oci:d:v2", Some("v2")),
+            ("oci:d", None),
+            ("docker-archive:f:r.io:5000/a:v3", Some("v3")),
+            ("docker-archive:f:v4", Some("v4")),
+            ("docker-archive:f", None),
+        ] {
+            assert_eq!(typed.parse::<ImageLocation>().unwrap().tag(), tag, "{typed}");
+        }
         let here = std::env::current_dir().unwrap();
         let layout: ImageLocation = "oci:d:v1".parse().unwrap();
         assert_eq!(layout.to_string(), format!("oci:{}:v1", here.join("d").display()));

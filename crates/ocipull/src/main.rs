@@ -2,6 +2,7 @@
 
 mod cache_command;
 mod cli;
+mod commands;
 mod password;
 mod progress;
 
@@ -15,15 +16,19 @@ use ctsys::report::{Explain, Usage, report};
 use nix::sys::stat::{Mode, umask};
 use ocipull::apply::{self, ApplyError};
 use ocipull::cache::{self, Cache};
+use ocipull::copy::{Copied, CopyOptions, copy};
 use ocipull::error::PullError;
 use ocipull::event::Observer;
+use ocipull::location::ImageLocation;
+use ocipull::open::open;
 use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
 use ocipull::pull::{PullOptions, Pulled, pull};
-use ocipull::registry::Registry;
+use ocipull::source::Source;
 use tokio::signal::unix::{SignalKind, signal};
 
 use cache_command::CacheCommandError;
-use cli::{CliError, Output, PullTask, Task, Typed};
+use cli::{CliError, CopyTask, Image, Output, PullTask, Task, Typed};
+use commands::ShowError;
 use progress::{Display, size};
 
 /// These take bytes off the network and hash them; the second keeps timers and other connections
@@ -43,6 +48,8 @@ enum MainError {
     Remove(#[source] Box<ApplyError>),
     #[error(transparent)]
     Cache(#[from] CacheCommandError),
+    #[error(transparent)]
+    Show(#[from] ShowError),
     #[error("cannot start")]
     Start(#[source] SysError),
     #[error("interrupted by {name}; the destination is as it was")]
@@ -63,6 +70,7 @@ impl Explain for MainError {
             Self::Pull(error) => error.hint(),
             Self::Remove(error) => error.hint(),
             Self::Cache(error) => error.hint(),
+            Self::Show(error) => error.hint(),
             Self::Start(_) | Self::Signal { .. } => None,
         }
     }
@@ -75,6 +83,7 @@ impl Explain for MainError {
             Self::Signal { code, .. } => *code,
             Self::Remove(error) => error.exit_code(),
             Self::Cache(error) => error.exit_code(),
+            Self::Show(error) => error.exit_code(),
             Self::Start(_) => 1,
         }
     }
@@ -111,6 +120,14 @@ fn run(typed: Typed) -> Result<(), MainError> {
             tell(&task, &display, result?);
             Ok(())
         }
+        Task::Copy(task) => {
+            let display = Arc::new(Display::new(task.output));
+            let result = run_copy(&task, &display);
+            display.clear();
+            tell_copied(&task, &display, &result?);
+            Ok(())
+        }
+        Task::Show(show) => Ok(runtime()?.block_on(show.run())?),
         Task::Cache(command) => Ok(command.run()?),
         Task::Remove(dest) => {
             let record =
@@ -136,15 +153,9 @@ fn run_pull(
     ownership: Ownership,
     display: &Arc<Display>,
 ) -> Result<Pulled, MainError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .enable_all()
-        .build()
-        .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))?;
     let observer: Arc<dyn Observer> = Arc::clone(display) as _;
-    let directory = || cache::directory(|name| std::env::var_os(name));
     let options = PullOptions {
-        cache: task.cached.then(|| Cache::open_or_say(directory(), &observer)).flatten(),
+        cache: user_cache(&task.image, &observer),
         dest: task.dest.clone(),
         platform: task.platform.clone(),
         ownership,
@@ -152,18 +163,58 @@ fn run_pull(
         jobs: task.jobs,
         limits: task.limits,
     };
-    // The runtime is dropped at the end, which waits for the unpacking thread to have cleaned up.
-    runtime.block_on(async {
-        let registry =
-            Registry::new(&task.reference, &task.registry, observer).map_err(PullError::from)?;
+    until_interrupted(async {
+        let source = open_image(&task.image, observer).await?;
+        pull(&source, &options).await
+    })
+}
+
+fn run_copy(task: &CopyTask, display: &Arc<Display>) -> Result<Copied, MainError> {
+    let observer: Arc<dyn Observer> = Arc::clone(display) as _;
+    let options = CopyOptions {
+        dir: task.layout.path.clone(),
+        name: task.layout.name.clone(),
+        platform: task.platform.clone(),
+        jobs: task.jobs,
+        cache: user_cache(&task.image, &observer),
+    };
+    until_interrupted(async {
+        let source = open_image(&task.image, observer).await?;
+        copy(&source, &options).await
+    })
+}
+
+async fn open_image(image: &Image, observer: Arc<dyn Observer>) -> Result<Source, PullError> {
+    open(image.location.clone(), &image.typed, &image.registry, observer).await
+}
+
+/// What is on this machine needs no cache.
+fn user_cache(image: &Image, observer: &Arc<dyn Observer>) -> Option<Arc<Cache>> {
+    if !image.cached || !matches!(image.location, ImageLocation::Registry(_)) {
+        return None;
+    }
+    Cache::open_or_say(cache::directory(|name| std::env::var_os(name)), observer)
+}
+
+/// The runtime is dropped at the end, which waits for threads that clean up.
+fn until_interrupted<T>(work: impl Future<Output = Result<T, PullError>>) -> Result<T, MainError> {
+    runtime()?.block_on(async {
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut terminate = listen(SignalKind::terminate())?;
         tokio::select! {
-            pulled = pull(Arc::new(registry), &task.reference, &options) => Ok(pulled?),
+            done = work => Ok(done?),
             _ = interrupt.recv() => Err(MainError::Signal { name: "SIGINT", code: 130 }),
             _ = terminate.recv() => Err(MainError::Signal { name: "SIGTERM", code: 143 }),
         }
     })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, MainError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))
 }
 
 fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, MainError> {
@@ -174,10 +225,7 @@ fn tell(task: &PullTask, display: &Display, pulled: Pulled) {
     if task.output == Output::Quiet {
         return;
     }
-    let named = |digest: &str| match task.reference.digest() {
-        Some(_) => task.reference.to_string(),
-        None => format!("{}@{digest}", task.reference),
-    };
+    let named = |digest: &str| with_digest(&task.image.location, digest);
     let dest = task.dest.display();
     match pulled {
         Pulled::UpToDate { manifest_digest } => {
@@ -194,5 +242,26 @@ fn tell(task: &PullTask, display: &Display, pulled: Pulled) {
                 size(bytes)
             ));
         }
+    }
+}
+
+fn tell_copied(task: &CopyTask, display: &Display, copied: &Copied) {
+    let Copied { digest, documents, blobs, bytes } = copied;
+    let image = with_digest(&task.image.location, digest.as_ref());
+    let (documents, blobs) = (count(*documents, "manifest"), count(*blobs, "blob"));
+    let layout = &task.layout;
+    display.say(&format!("copied {image} ({documents}, {blobs}, {}) to {layout}", size(*bytes)));
+}
+
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+fn with_digest(image: &ImageLocation, digest: &str) -> String {
+    match image {
+        ImageLocation::Registry(reference) if reference.digest().is_some() => image.to_string(),
+        ImageLocation::Layout(layout) if layout.digest.is_some() => image.to_string(),
+        _ => format!("{image}@{digest}"),
     }
 }

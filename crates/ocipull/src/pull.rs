@@ -99,10 +99,7 @@ pub enum Pulled {
 /// Pulls the image. A failure, or dropping the future, leaves DEST as it was.
 ///
 /// Must run within a tokio runtime; unpacking goes on in one of its blocking threads.
-pub async fn pull(
-    source: &Source,
-    options: &PullOptions,
-) -> Result<Pulled, PullError> {
+pub async fn pull(source: &Source, options: &PullOptions) -> Result<Pulled, PullError> {
     let present = if options.force { None } else { present(options)? };
     let PullOptions { ownership, force, limits, .. } = *options;
     let apply = ApplyOptions { ownership, force, limits };

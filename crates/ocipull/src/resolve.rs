@@ -164,7 +164,7 @@ async fn ask_name(
     if let Some(cache) = cache
         && let Some(Claim::Mine(partial)) = cache.claim(&digest)
     {
-        cache.store(partial, &body.bytes);
+        cache.store(&digest, partial, &body.bytes);
     }
     Ok(Named { digest, size_bytes: None, media_type: String::new(), body: Some(body) })
 }
@@ -305,7 +305,7 @@ pub async fn config_bytes(
         Turn::Fetch(partial) => {
             let bytes = fetch.await?;
             if let Some(partial) = partial {
-                cache.store(partial, &bytes);
+                cache.store(digest, partial, &bytes);
             }
             Ok(bytes)
         }
@@ -346,7 +346,7 @@ async fn document(
         Turn::Fetch(partial) => {
             let body = fetch.await?;
             if let Some(partial) = partial {
-                cache.store(partial, &body.bytes);
+                cache.store(digest, partial, &body.bytes);
             }
             Ok(body)
         }

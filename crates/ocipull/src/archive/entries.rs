@@ -52,7 +52,9 @@ impl Entries {
             count += 1;
             names_bytes += entry.path.len() + entry.link.len();
             if count > MAX_ENTRIES || names_bytes > MAX_NAMES_BYTES {
-                return Err(refused(format!("it has more than {MAX_ENTRIES} entries, or too long names")));
+                return Err(refused(format!(
+                    "it has more than {MAX_ENTRIES} entries, or too long names"
+                )));
             }
             if entry.extents.is_some() {
                 return Err(refused("it has a sparse file".into()));
@@ -252,8 +254,17 @@ mod tests {
             ],
         );
         for name in [
-            "../evil", "evil", "/etc/passwd", "etc/passwd", "b", "out", "absolute", "round", "self",
-            "dangling", "",
+            "../evil",
+            "evil",
+            "/etc/passwd",
+            "etc/passwd",
+            "b",
+            "out",
+            "absolute",
+            "round",
+            "self",
+            "dangling",
+            "",
         ] {
             assert_eq!(found(&file, name), None, "{name}");
         }

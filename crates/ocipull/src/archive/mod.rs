@@ -21,8 +21,8 @@ use std::sync::atomic::AtomicBool;
 
 use oci_spec::image::Digest;
 
-use crate::local::{Blobs, LAYOUT_FILE, Local, LocalError, MAX_INDEX_BYTES, NamedImage, choose};
 use crate::local::check_version;
+use crate::local::{Blobs, LAYOUT_FILE, Local, LocalError, MAX_INDEX_BYTES, NamedImage, choose};
 use crate::location::ArchiveName;
 use entries::Entries;
 
@@ -74,9 +74,7 @@ impl<'a> Archive<'a> {
         Ok(true)
     }
 
-    fn layout_images(
-        &self,
-    ) -> Result<Vec<NamedImage<oci_spec::image::Descriptor>>, LocalError> {
+    fn layout_images(&self) -> Result<Vec<NamedImage<oci_spec::image::Descriptor>>, LocalError> {
         NamedImage::list(self.path, &self.read("index.json", MAX_INDEX_BYTES)?)
     }
 

@@ -24,12 +24,13 @@ mod place;
 mod stock;
 mod turn;
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ctsys::report::{Explain, chain};
@@ -62,6 +63,8 @@ pub struct Cache {
     /// What this run uses, locked.
     kept: Mutex<Vec<File>>,
     max_kept: usize,
+    /// What was found damaged, until it is fetched anew: it may be that it cannot be removed.
+    damaged: Mutex<HashSet<Digest>>,
     /// Whether writing failed: then nothing is written any more.
     given_up: AtomicBool,
     /// For one that is to go with its run: its locked directory.
@@ -119,6 +122,7 @@ impl Cache {
             observer,
             kept: Mutex::default(),
             max_kept: max_kept_files(),
+            damaged: Mutex::default(),
             given_up: AtomicBool::new(false),
             temporary: None,
         })
@@ -152,6 +156,9 @@ impl Cache {
     /// Opens a blob that is here and has this size in bytes, where that is known. Its content is
     /// not checked.
     pub fn blob(&self, digest: &Digest, size_bytes: Option<u64>) -> Option<File> {
+        if self.damaged().contains(digest) {
+            return None;
+        }
         let file = place::options(false).open(self.blob_path(digest)).ok()?;
         let found = file.metadata().ok()?;
         if !found.is_file() || size_bytes.is_some_and(|size| size != found.len()) {
@@ -189,6 +196,7 @@ impl Cache {
 
     /// Removes a blob that was found damaged, and what came of it, so that it is fetched anew.
     pub fn evict(&self, digest: &Digest) {
+        self.damaged().insert(digest.clone());
         let _ = fs::remove_file(self.blob_path(digest));
         // Whoever writes it goes on without the name.
         let _ = fs::remove_file(self.partial_path(digest));
@@ -224,12 +232,15 @@ impl Cache {
     }
 
     /// Gives a blob that was verified its name.
-    pub(crate) fn publish(&self, partial: Partial) {
+    pub(crate) fn publish(&self, digest: &Digest, partial: Partial) {
         // Not while somebody removes what nobody uses: between the writer's lock and the user's
         // the blob has none.
         let _lock = self.lock_shared();
         match partial.publish() {
-            Ok(file) => self.keep(&file),
+            Ok(file) => {
+                self.damaged().remove(digest);
+                self.keep(&file);
+            }
             // It was evicted meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.give_up("a blob", &error),
@@ -257,6 +268,10 @@ impl Cache {
         {
             kept.push(file);
         }
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Of a valid digest, so it names a file below `blobs`.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -136,6 +137,12 @@ impl Cache {
         for (path, _) in files(&self.root.join("partial"))? {
             if remove_unused(&path, &mut swept) {
                 swept.partials += 1;
+            }
+        }
+        // Nobody writes index.json now, so what would have become one was left by a killed run.
+        for (path, _) in files(&self.root)? {
+            if path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".index.json.")) {
+                let _ = fs::remove_file(path);
             }
         }
         Ok(swept)

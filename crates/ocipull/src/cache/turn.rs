@@ -50,9 +50,9 @@ impl Cache {
     }
 
     /// Keeps a document that was fetched and checked.
-    pub(crate) fn store(&self, mut partial: Partial, bytes: &[u8]) {
+    pub(crate) fn store(&self, digest: &Digest, mut partial: Partial, bytes: &[u8]) {
         match partial.clear().and_then(|()| partial.append(bytes)) {
-            Ok(()) => self.publish(partial),
+            Ok(()) => self.publish(digest, partial),
             Err(error) => {
                 partial.discard();
                 self.give_up("a document", &error);

@@ -34,6 +34,16 @@ pub(super) enum Stop {
     Failed(RegistryError),
 }
 
+/// How to get what did not come from another's download.
+enum Rest {
+    /// The other is gone, and its partial blob is ours now.
+    Write(Partial),
+    /// The partial blob is gone: somebody's claim can be made anew.
+    Claim,
+    /// Off the network, for this pull alone; nothing, where all came.
+    Fetch,
+}
+
 impl From<RegistryError> for Stop {
     fn from(error: RegistryError) -> Self {
         Self::Failed(error)
@@ -65,7 +75,7 @@ impl Download {
             loaded.and_then(|()| verifier.finish().map_err(|cause| self.content(cause).into()));
         let Some(partial) = partial else { return result };
         match (&result, &self.cache) {
-            (Ok(()), Some(cache)) => cache.publish(partial),
+            (Ok(()), Some(cache)) => cache.publish(self.layer.digest(), partial),
             // What came so far is good for the next attempt, unless it is known to be bad.
             (Err(Stop::Failed(RegistryError::Content { cause, .. })), _)
                 if !matches!(cause, VerifyError::Truncated { .. }) =>
@@ -99,9 +109,11 @@ impl Download {
                 }
                 Some(Claim::Mine(partial)) => return self.resume(partial, verifier).await,
                 Some(Claim::Others(following)) => {
-                    let followed = self.follow(&cache, following, verifier).await?;
-                    if followed.is_some() || self.position > 0 || size == 0 {
-                        return Ok(followed);
+                    match self.follow(&cache, following, verifier).await? {
+                        Rest::Write(partial) => return self.resume(partial, verifier).await,
+                        Rest::Fetch => return Ok(None),
+                        Rest::Claim if self.position > 0 => return Ok(None),
+                        Rest::Claim => {}
                     }
                 }
             }
@@ -120,14 +132,13 @@ impl Download {
         Ok(Some(partial).filter(|partial| partial.length_bytes() == self.position))
     }
 
-    /// Hands on what another writes, as it comes. Gives the partial blob when the other is gone,
-    /// and nothing when all of it came or when the rest has to be fetched without it.
+    /// Hands on what another writes, as it comes.
     async fn follow(
         &mut self,
         cache: &Cache,
         mut following: Following,
         verifier: &mut Verifier,
-    ) -> Result<Option<Partial>, Stop> {
+    ) -> Result<Rest, Stop> {
         let stall = self.registry.timeouts().stall;
         let mut moved = Instant::now();
         loop {
@@ -136,17 +147,24 @@ impl Download {
             self.read_file(read, verifier).await?;
             if self.position == self.layer.size() {
                 cache.keep(following.file());
-                return Ok(None);
+                return Ok(Rest::Fetch);
             }
             if self.position > before {
                 moved = Instant::now();
             } else if moved.elapsed() > stall {
-                return Ok(None);
+                return Ok(Rest::Fetch);
             }
             following = match following.look() {
-                Ok(Followed::Others(following) | Followed::Whole(following)) => following,
-                Ok(Followed::Mine(partial)) => return self.resume(partial, verifier).await,
-                Ok(Followed::Gone) | Err(_) => return Ok(None),
+                Ok(Followed::Others(following)) => following,
+                Ok(Followed::Mine(partial)) => return Ok(Rest::Write(partial)),
+                Ok(Followed::Whole(whole)) => {
+                    let read = |buffer: &mut [u8], position| whole.read_at(buffer, position);
+                    self.read_file(read, verifier).await?;
+                    cache.keep(whole.file());
+                    return Ok(Rest::Fetch);
+                }
+                Ok(Followed::Gone) => return Ok(Rest::Claim),
+                Err(_) => return Ok(Rest::Fetch),
             };
             tokio::time::sleep(FOLLOW_POLL).await;
         }

@@ -7,6 +7,7 @@ mod index;
 mod inline;
 mod search;
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use oci_client::manifest::{
@@ -21,7 +22,7 @@ use serde_json::Value;
 pub use error::ImageError;
 pub use index::{Entry, Index};
 pub use inline::inline_data;
-pub use search::{Choice, MAX_INDEXES, MAX_INDEX_DEPTH, Search};
+pub use search::{Choice, MAX_INDEX_DEPTH, MAX_INDEXES, Search};
 
 use crate::platform::Platform;
 
@@ -66,6 +67,8 @@ pub struct Manifest {
     pub config: Descriptor,
     /// Of the layers.
     pub layers: Vec<Descriptor>,
+    /// What it says beside that.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What ocipull needs of a config, and all of it for the record.
@@ -150,7 +153,16 @@ impl Manifest {
         for layer in manifest.layers() {
             check_layer_type(layer)?;
         }
-        Ok(Self { config: manifest.config().clone(), layers: manifest.layers().clone() })
+        Ok(Self {
+            config: manifest.config().clone(),
+            layers: manifest.layers().clone(),
+            annotations: manifest
+                .annotations()
+                .iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        })
     }
 }
 
@@ -337,6 +349,7 @@ mod tests {
             }))
             .unwrap(),
             layers: vec![],
+            annotations: BTreeMap::new(),
         };
         let error = config.check(&none).unwrap_err();
         assert_eq!(error.to_string(), "manifest and config disagree: got 0 layers and 1 diff_ids");

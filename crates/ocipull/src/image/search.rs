@@ -108,9 +108,7 @@ impl<'a> Search<'a> {
         }
         match self.unlabelled {
             Some(descriptor) => Ok(Choice { platform: None, descriptor }),
-            None => {
-                Err(ImageError::NoPlatform { want: self.wanted.clone(), got: self.platforms })
-            }
+            None => Err(ImageError::NoPlatform { want: self.wanted.clone(), got: self.platforms }),
         }
     }
 }
@@ -157,7 +155,8 @@ mod tests {
         let wanted = wanted.parse().unwrap();
         let mut search = Search::new(&wanted, outer);
         while let Some(descriptor) = search.next_index()? {
-            let digest = |(n, _): &&(usize, Index)| self::digest(*n) == descriptor.digest().as_ref();
+            let digest =
+                |(n, _): &&(usize, Index)| self::digest(*n) == descriptor.digest().as_ref();
             search.look(&inner.iter().find(digest).expect("a known index").1);
         }
         let chosen = search.finish()?.descriptor.digest().digest().to_owned();
@@ -176,12 +175,9 @@ mod tests {
             entry(4, "linux/arm64/v8"),
             entry(5, "linux/arm64"),
         ]);
-        for (wanted, want) in [
-            ("linux/arm/v7", 3),
-            ("linux/arm/v8", 3),
-            ("linux/arm/v6", 2),
-            ("linux/arm64", 4),
-        ] {
+        for (wanted, want) in
+            [("linux/arm/v7", 3), ("linux/arm/v8", 3), ("linux/arm/v6", 2), ("linux/arm64", 4)]
+        {
             assert_eq!(choose(wanted, &index, &[]).unwrap(), want, "{wanted}");
         }
         let error = choose("linux/s390x", &index, &[]).unwrap_err();
@@ -202,11 +198,7 @@ mod tests {
 
     #[test]
     fn indexes_inside_are_read_only_where_they_may_help() {
-        let outer = index(vec![
-            nested(10, "linux/arm64"),
-            nested(11, ""),
-            entry(1, "linux/amd64"),
-        ]);
+        let outer = index(vec![nested(10, "linux/arm64"), nested(11, ""), entry(1, "linux/amd64")]);
         // No index is known: reading one would fail.
         assert_eq!(choose("linux/amd64", &outer, &[]).unwrap(), 1);
         let inner = [(11, index(vec![entry(2, "linux/amd64/v2"), entry(3, "linux/amd64/v3")]))];

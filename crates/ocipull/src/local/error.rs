@@ -169,7 +169,9 @@ fn list(names: &[String]) -> String {
     let shown: Vec<String> = names.iter().take(MAX_SHOWN_NAMES).map(|n| format!("{n:?}")).collect();
     match names.len() {
         0 => "none with a name".into(),
-        all if all > MAX_SHOWN_NAMES => format!("{} and {} more", shown.join(", "), all - MAX_SHOWN_NAMES),
+        all if all > MAX_SHOWN_NAMES => {
+            format!("{} and {} more", shown.join(", "), all - MAX_SHOWN_NAMES)
+        }
         _ => shown.join(", "),
     }
 }

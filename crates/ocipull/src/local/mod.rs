@@ -27,8 +27,8 @@ use oci_spec::image::{Descriptor, Digest};
 
 pub use blob::LocalBlob;
 pub use error::LocalError;
-pub use layout::{LAYOUT_FILE, LayoutDir, MAX_INDEX_BYTES, REF_NAME};
 pub(crate) use layout::check_version;
+pub use layout::{LAYOUT_FILE, LayoutDir, MAX_INDEX_BYTES, REF_NAME};
 pub use named::{NamedImage, choose};
 
 use crate::verify;

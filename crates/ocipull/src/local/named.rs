@@ -122,10 +122,7 @@ mod tests {
         assert!(chosen(&docker, Some("v1")).unwrap_err().contains("several images"));
         assert!(chosen(&docker, None).unwrap_err().contains("several images"));
         let error = chosen(&docker, Some("no")).unwrap_err();
-        assert_eq!(
-            error,
-            "no image \"no\" in \"d\": got \"v1\", \"v1\", \"v2\", \"r.io/x:v3\""
-        );
+        assert_eq!(error, "no image \"no\" in \"d\": got \"v1\", \"v1\", \"v2\", \"r.io/x:v3\"");
     }
 
     #[test]

@@ -11,8 +11,8 @@ use super::dns::DnsError;
 use super::tag_list::TagsProblem;
 use super::transport::Answer;
 use crate::host::RegistryHost;
-use crate::verify::VerifyError;
 pub use crate::verify::EXIT_DAMAGED;
+use crate::verify::VerifyError;
 
 /// A server's own words are shown up to this many characters: enough for a sentence.
 const MAX_SHOWN_MESSAGE_CHARS: usize = 300;

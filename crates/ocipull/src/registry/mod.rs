@@ -21,27 +21,28 @@ mod credentials;
 mod dns;
 mod endpoint;
 mod error;
-mod tag_list;
 mod pace;
 mod retry;
 mod retry_after;
+mod tag_list;
 mod target;
 mod transport;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use oci_spec::image::Digest;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 
 pub use credentials::{AuthFile, CredentialError, CredentialSources, Login, default_files};
 pub use dns::DnsError;
-pub use tag_list::TagsProblem;
 pub use error::{
     Cause, EXIT_DAMAGED, EXIT_RATE_LIMITED, EXIT_TIMED_OUT, Phase, Problem, RegistryError,
     ServerWords,
 };
 pub(crate) use retry::Attempts;
 pub use retry::RetryPolicy;
+pub use tag_list::TagsProblem;
 pub(crate) use transport::Answer;
 pub use transport::Timeouts;
 
@@ -81,6 +82,8 @@ pub struct Registry {
     mirror: Option<Endpoint>,
     origin: Endpoint,
     retry: RetryPolicy,
+    /// Whether the registry itself answered something.
+    answered: AtomicBool,
     offline: bool,
 }
 
@@ -131,7 +134,7 @@ impl Registry {
         });
         let origin = Endpoint::new(registry, repository, None, options.credentials.clone(), reach);
         let (retry, offline) = (options.retry, options.offline);
-        Ok(Self { transport, mirror, origin, retry, offline })
+        Ok(Self { transport, mirror, origin, retry, answered: AtomicBool::new(false), offline })
     }
 
     /// Asks what `selector`, a tag or a digest, stands for. `None` when the registry does not
@@ -219,7 +222,7 @@ impl Registry {
     }
 
     pub(crate) fn attempts(&self) -> Attempts {
-        Attempts::new(self.retry)
+        Attempts::new(self.retry, self.answered.load(Ordering::Relaxed))
     }
 
     /// How long the network may take.
@@ -312,7 +315,9 @@ impl Registry {
         attempts: &mut Attempts,
     ) -> Result<Answer, RegistryError> {
         let ask = || host.send(&self.transport, method, path, accept.clone(), range.clone());
-        retry::insist(attempts, &**self.observer(), ask).await
+        let answer = retry::insist(attempts, &**self.observer(), ask).await?;
+        self.answered.store(true, Ordering::Relaxed);
+        Ok(answer)
     }
 }
 

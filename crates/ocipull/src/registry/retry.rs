@@ -7,6 +7,8 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
 
+use ctsys::Errno;
+
 use super::error::{Cause, RegistryError};
 use crate::event::{Event, Observer};
 use crate::verify::VerifyError;
@@ -37,6 +39,8 @@ impl Default for RetryPolicy {
 pub(crate) struct Attempts {
     policy: RetryPolicy,
     failed: u32,
+    /// Whether the host was there before.
+    answered: bool,
 }
 
 /// Asks until there is an answer or a failure that will stay.
@@ -50,15 +54,19 @@ where
 {
     loop {
         match ask().await {
-            Ok(answer) => return Ok(answer),
+            Ok(answer) => {
+                attempts.answered = true;
+                return Ok(answer);
+            }
             Err(error) => attempts.after(error, observer).await?,
         }
     }
 }
 
 impl Attempts {
-    pub(crate) fn new(policy: RetryPolicy) -> Self {
-        Self { policy, failed: 0 }
+    /// For a host that `answered` something before, or did not.
+    pub(crate) fn new(policy: RetryPolicy, answered: bool) -> Self {
+        Self { policy, failed: 0, answered }
     }
 
     /// Waits until the next attempt is due; gives `error` back where there is to be none.
@@ -85,7 +93,7 @@ impl Attempts {
 
     /// The wait before the next attempt, where `fraction` of the longest backoff is drawn.
     fn next(&mut self, error: &RegistryError, fraction: f64) -> Option<Duration> {
-        if self.failed >= self.policy.retries || !may_pass(error) {
+        if self.failed >= self.policy.retries || !may_pass(error, self.answered) {
             return None;
         }
         let asked = error.busy_until().map_or(Duration::ZERO, |until| {
@@ -111,24 +119,26 @@ fn fraction() -> f64 {
 }
 
 /// Whether the same request may fare better later. No answer of 4xx does, but for those that say so.
-fn may_pass(error: &RegistryError) -> bool {
+fn may_pass(error: &RegistryError, answered: bool) -> bool {
     match error {
         RegistryError::Busy { .. } => true,
         RegistryError::Status { status, .. } => {
             matches!(status, 408 | 425 | 500..=599) && !matches!(status, 501 | 505 | 511)
         }
         RegistryError::Broken { cause, .. } => !matches!(cause, Cause::Certificate(_)),
-        // Who refuses connections, or has no address, will do so in a second too.
         RegistryError::Unreachable { cause, .. } => match cause {
             Cause::TimedOut { .. } => true,
-            Cause::Io(errno) => {
-                let resets = [ctsys::Errno::ECONNRESET, ctsys::Errno::ECONNABORTED];
-                resets.contains(&ctsys::Errno::from_raw(*errno))
-            }
+            Cause::Io(errno) => match Errno::from_raw(*errno) {
+                Errno::ECONNRESET | Errno::ECONNABORTED => true,
+                // A host that was never there will not be there in a second; one that was may be
+                // starting again.
+                Errno::ECONNREFUSED => answered,
+                _ => false,
+            },
             _ => false,
         },
         RegistryError::Content { cause, .. } => matches!(cause, VerifyError::Truncated { .. }),
-        RegistryError::Everywhere { second, .. } => may_pass(second),
+        RegistryError::Everywhere { second, .. } => may_pass(second, answered),
         _ => false,
     }
 }
@@ -167,12 +177,12 @@ mod tests {
             status(504),
             status(599),
             broken(timeout()),
-            broken(Cause::Io(ctsys::Errno::ECONNRESET as i32)),
+            broken(Cause::Io(Errno::ECONNRESET as i32)),
             broken(Cause::Other("the connection was closed early".into())),
             unreachable(timeout()),
-            unreachable(Cause::Io(ctsys::Errno::ECONNRESET as i32)),
+            unreachable(Cause::Io(Errno::ECONNRESET as i32)),
         ] {
-            assert!(may_pass(&error), "{error:?}");
+            assert!(may_pass(&error, false), "{error:?}");
         }
         for error in [
             status(400),
@@ -180,18 +190,24 @@ mod tests {
             status(410),
             status(416),
             status(501),
-            unreachable(Cause::Io(ctsys::Errno::ECONNREFUSED as i32)),
+            unreachable(Cause::Io(Errno::ECONNREFUSED as i32)),
             unreachable(Cause::Certificate("expired".into())),
             broken(Cause::Certificate("expired".into())),
             RegistryError::NotFound { method: "GET", url: "u".into(), words: None },
         ] {
-            assert!(!may_pass(&error), "{error:?}");
+            assert!(!may_pass(&error, false), "{error:?}");
         }
     }
 
     #[test]
+    fn a_host_that_was_there_may_be_starting_again() {
+        let refused = unreachable(Cause::Io(Errno::ECONNREFUSED as i32));
+        assert!(may_pass(&refused, true));
+    }
+
+    #[test]
     fn the_backoff_doubles_up_to_its_cap_and_is_drawn_from_all_of_it() {
-        let mut attempts = Attempts::new(RetryPolicy { retries: 200 });
+        let mut attempts = Attempts::new(RetryPolicy { retries: 200 }, false);
         let ms: Vec<u128> =
             (0..8).map(|_| attempts.next(&status(500), 1.0).unwrap().as_millis()).collect();
         assert_eq!(ms, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
@@ -205,19 +221,19 @@ mod tests {
 
     #[test]
     fn attempts_end_and_begin_again_with_progress() {
-        let mut attempts = Attempts::new(RetryPolicy { retries: 2 });
+        let mut attempts = Attempts::new(RetryPolicy { retries: 2 }, false);
         for _ in 0..2 {
             assert!(attempts.next(&status(500), 0.5).is_some());
             assert!(attempts.next(&status(500), 0.5).is_some());
             assert_eq!(attempts.next(&status(500), 0.5), None);
             attempts.progressed();
         }
-        assert_eq!(Attempts::new(RetryPolicy { retries: 0 }).next(&status(500), 0.5), None);
+        assert_eq!(Attempts::new(RetryPolicy { retries: 0 }, false).next(&status(500), 0.5), None);
     }
 
     #[test]
     fn what_a_registry_asks_for_is_waited_out_unless_it_is_too_long() {
-        let mut attempts = Attempts::new(RetryPolicy::default());
+        let mut attempts = Attempts::new(RetryPolicy::default(), false);
         let wait = attempts.next(&busy(30), 0.0).unwrap();
         assert!(wait > Duration::from_secs(28) && wait <= Duration::from_secs(30), "{wait:?}");
         assert_eq!(attempts.next(&busy(3600), 0.0), None);

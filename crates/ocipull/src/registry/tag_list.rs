@@ -4,9 +4,9 @@ use reqwest::header::LINK;
 use serde::Deserialize;
 use url::Url;
 
+use super::Registry;
 use super::error::{Problem, RegistryError};
 use super::target::same_origin;
-use super::Registry;
 use crate::reference;
 
 /// Tags asked for at once: what Docker Hub and distribution give at most.
@@ -50,7 +50,8 @@ impl Registry {
             }
             let links: Vec<&str> = answer.headers(LINK.as_str()).collect();
             let next = links.iter().find_map(|value| next_link(value));
-            let Some(query) = next.map(|link| query(answer.url(), link)).transpose().map_err(refused)?
+            let Some(query) =
+                next.map(|link| query(answer.url(), link)).transpose().map_err(refused)?
             else {
                 return Ok(tags);
             };
@@ -138,11 +139,9 @@ mod tests {
     #[test]
     fn only_the_same_list_is_gone_on_with() {
         let page = "https://r.example:5000/v2/a/tags/list?n=2";
-        for link in [
-            "/v2/a/tags/list?last=x",
-            "?last=x",
-            "https://r.example:5000/v2/a/tags/list?last=x",
-        ] {
+        for link in
+            ["/v2/a/tags/list?last=x", "?last=x", "https://r.example:5000/v2/a/tags/list?last=x"]
+        {
             assert_eq!(query(page, link).unwrap(), "last=x", "{link}");
         }
         for link in [

@@ -151,27 +151,30 @@ impl Transport {
         let started = Instant::now();
         let url = shown(&ask.url, ask.foreign);
         let method = ask.method.as_str();
-        match request.send().await {
-            Ok(response) => Ok(Answer::new(response, ask.method, url, started, self)),
+        // The connecting has a limit of its own.
+        let limit = self.timeouts.connect + self.timeouts.stall;
+        let cause = match tokio::time::timeout(limit, request.send()).await {
+            Ok(Ok(response)) => return Ok(Answer::new(response, ask.method, url, started, self)),
             // Nothing was asked yet: the error is all there is to tell.
-            Err(error) if error.is_connect() => Err(RegistryError::Unreachable {
-                host: authority(&ask.url),
-                cause: Cause::of(error, Phase::Connect, self.timeouts.connect),
-            }),
-            Err(error) => {
-                let cause = Cause::of(error, Phase::Answer, self.timeouts.stall);
-                self.observer.observe(&Event::Exchange(&Exchange {
-                    method,
-                    url: url.clone(),
-                    status: Err(cause.to_string()),
-                    content_type: None,
-                    digest: None,
-                    bytes: 0,
-                    elapsed: started.elapsed(),
-                }));
-                Err(RegistryError::Broken { method, url, cause })
+            Ok(Err(error)) if error.is_connect() => {
+                return Err(RegistryError::Unreachable {
+                    host: authority(&ask.url),
+                    cause: Cause::of(error, Phase::Connect, self.timeouts.connect),
+                });
             }
-        }
+            Ok(Err(error)) => Cause::of(error, Phase::Answer, self.timeouts.stall),
+            Err(_) => Cause::TimedOut { phase: Phase::Answer, after: self.timeouts.stall },
+        };
+        self.observer.observe(&Event::Exchange(&Exchange {
+            method,
+            url: url.clone(),
+            status: Err(cause.to_string()),
+            content_type: None,
+            digest: None,
+            bytes: 0,
+            elapsed: started.elapsed(),
+        }));
+        Err(RegistryError::Broken { method, url, cause })
     }
 
     fn client(&self, direct: bool, insecure: bool) -> Result<&reqwest::Client, RegistryError> {
@@ -204,7 +207,6 @@ impl Transport {
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .connect_timeout(self.timeouts.connect)
-            .read_timeout(self.timeouts.stall)
             .tls_danger_accept_invalid_certs(insecure)
             .dns_resolver(Arc::clone(&self.resolver));
         // A proxy would look for its own loopback.
@@ -327,9 +329,11 @@ impl Answer {
     /// The next piece of the body, `None` at its end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
         let asked = Instant::now();
-        let chunk = match self.response.chunk().await {
-            Ok(chunk) => chunk,
-            Err(error) => return Err(self.broken(Cause::of(error, Phase::Body, self.stall))),
+        let after = self.stall;
+        let chunk = match tokio::time::timeout(after, self.response.chunk()).await {
+            Ok(Ok(chunk)) => chunk,
+            Ok(Err(error)) => return Err(self.broken(Cause::of(error, Phase::Body, after))),
+            Err(_) => return Err(self.broken(Cause::TimedOut { phase: Phase::Body, after })),
         };
         let length = chunk.as_ref().map_or(0, Bytes::len) as u64;
         self.exchange.bytes = self.exchange.bytes.saturating_add(length);

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use ctsys::report::Explain;
 use ctsys::SysError;
+use ctsys::report::Explain;
 
 use crate::local::LocalError;
 use crate::verify::{EXIT_DAMAGED, VerifyError};

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ctsys::rootdir::{self, RootDir};
 use ctsys::{Errno, SysError};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use oci_client::manifest::OCI_IMAGE_INDEX_MEDIA_TYPE;
 use oci_spec::image::{Descriptor, Digest};
 use serde_json::{Value, json};
@@ -23,9 +25,9 @@ const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const TEMPORARY_PREFIX: &str = ".ocipull-";
 /// Copied at once, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
-/// Of files and directories, before the umask: a layout is for everybody to read.
-const FILE_MODE: u32 = 0o644;
-const DIR_MODE: u32 = 0o755;
+/// Of files and directories, which the umask narrows: a layout is for everybody to read.
+const FILE_MODE: Mode = Mode::from_bits_retain(0o644);
+const DIR_MODE: Mode = Mode::from_bits_retain(0o755);
 /// How long the lock is waited for. Who has it writes one small file.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(10);
@@ -35,7 +37,6 @@ const LOCK_POLL: Duration = Duration::from_millis(10);
 pub struct LayoutStore {
     path: PathBuf,
     root: RootDir,
-    umask: u32,
 }
 
 impl LayoutStore {
@@ -49,22 +50,22 @@ impl LayoutStore {
                 return Err(StoreError::Directory { path: path.to_path_buf(), source });
             }
         };
-        if names.all(|name| name.is_ok_and(|name| is_temporary(&name.file_name().to_string_lossy())))
+        if names
+            .all(|name| name.is_ok_and(|name| is_temporary(&name.file_name().to_string_lossy())))
         {
             return Ok(());
         }
         LayoutDir::open(path).map(drop).map_err(StoreError::Layout)
     }
 
-    /// Opens the layout at `path`, and makes it where there is nothing yet. `umask` is the
-    /// process's.
-    pub fn open(path: &Path, umask: u32) -> Result<Self, StoreError> {
+    /// Opens the layout at `path`, and makes it where there is nothing yet.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
         Self::check(path)?;
         let failed = |source| StoreError::Directory { path: path.to_path_buf(), source };
         std::fs::create_dir_all(path)
             .map_err(|e| failed(SysError::from_io("mkdir", format!("{path:?}"), &e)))?;
         let root = RootDir::new(rootdir::open_dir(path).map_err(failed)?);
-        let store = Self { path: path.to_path_buf(), root, umask };
+        let store = Self { path: path.to_path_buf(), root };
         store.remove_stale().map_err(failed)?;
         let has_layout_file = rootdir::stat_at(store.root.fd(), LAYOUT_FILE.as_bytes());
         if has_layout_file.map_err(failed)?.is_none() {
@@ -86,7 +87,9 @@ impl LayoutStore {
         if file.size_bytes() != blob.size() {
             return false;
         }
-        let Ok(mut verifier) = Verifier::new(blob.digest(), Some(blob.size())) else { return false };
+        let Ok(mut verifier) = Verifier::new(blob.digest(), Some(blob.size())) else {
+            return false;
+        };
         copy(&mut file, &mut io::sink(), &mut verifier).is_ok() && verifier.finish().is_ok()
     }
 
@@ -173,18 +176,14 @@ impl LayoutStore {
     fn blob_dir(&self, digest: &Digest) -> Result<OwnedFd, StoreError> {
         let mut dir = self.root.open_dir(b"").map_err(|e| self.failed("open", e))?;
         for name in ["blobs", digest.algorithm().as_ref()] {
-            let made = rootdir::make_dir_at(&dir, name.as_bytes());
-            let is_new = match made {
-                Ok(()) => true,
-                Err(error) if error.errno() == Errno::EEXIST => false,
-                Err(error) => return Err(self.failed("make", error)),
-            };
+            match nix::sys::stat::mkdirat(&dir, name, DIR_MODE) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => {
+                    return Err(self.failed("make", SysError::new("mkdirat", name, errno)));
+                }
+            }
             let open = rootdir::open_dir_at(&dir, name.as_bytes());
             dir = open.map_err(|e| self.failed("open", e))?;
-            if is_new {
-                let mode = DIR_MODE & !self.umask;
-                rootdir::set_mode(&dir, mode).map_err(|e| self.failed("chmod", e))?;
-            }
         }
         Ok(dir)
     }
@@ -194,8 +193,10 @@ impl LayoutStore {
             let random = RandomState::new().hash_one((SystemTime::now(), std::process::id()));
             let name = format!("{TEMPORARY_PREFIX}{random:016x}");
             let dir = self.root.open_dir(b"").map_err(|e| self.failed("open", e))?;
-            let file = rootdir::create_file_at(&dir, name.as_bytes());
-            let file = file.map_err(|e| self.failed("create", e))?;
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+            let file = nix::fcntl::openat(&dir, name.as_str(), flags, FILE_MODE)
+                .map(File::from)
+                .map_err(|errno| self.failed("create", SysError::new("openat", &name, errno)))?;
             let temporary = Temporary { dir, name, file, is_done: false };
             // Against those who clean up. One of them may have been faster: then once more.
             let locked = rootdir::try_lock(&temporary.file).map_err(|e| self.failed("lock", e))?;
@@ -212,12 +213,9 @@ impl LayoutStore {
             if !is_temporary(&String::from_utf8_lossy(name)) {
                 continue;
             }
-            let flags = nix::fcntl::OFlag::O_RDONLY
-                | nix::fcntl::OFlag::O_NOFOLLOW
-                | nix::fcntl::OFlag::O_NONBLOCK
-                | nix::fcntl::OFlag::O_CLOEXEC;
-            let mode = nix::sys::stat::Mode::empty();
-            let Ok(file) = nix::fcntl::openat(self.root.fd(), name, flags, mode) else { continue };
+            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            let opened = nix::fcntl::openat(self.root.fd(), name, flags, Mode::empty());
+            let Ok(file) = opened else { continue };
             if rootdir::try_lock(&file)? {
                 let _ = rootdir::unlink_at(self.root.fd(), name);
             }
@@ -255,8 +253,6 @@ impl Temporary {
     /// Gives it its name. It is on the disk by then: a name without content would outlive a loss of
     /// power, and the next run would believe it.
     fn commit(mut self, store: &LayoutStore, dir: &OwnedFd, name: &str) -> Result<(), StoreError> {
-        let mode = FILE_MODE & !store.umask;
-        rootdir::set_mode(&self.file, mode).map_err(|e| store.failed("chmod", e))?;
         self.file.sync_all().map_err(|e| store.cannot("sync", e))?;
         rootdir::move_at(&self.dir, self.name.as_bytes(), dir, name.as_bytes())
             .map_err(|e| store.failed("rename", e))?;
@@ -279,11 +275,7 @@ enum CopyStop {
     Content(VerifyError),
 }
 
-fn copy(
-    from: &mut dyn Read,
-    to: &mut dyn Write,
-    verifier: &mut Verifier,
-) -> Result<(), CopyStop> {
+fn copy(from: &mut dyn Read, to: &mut dyn Write, verifier: &mut Verifier) -> Result<(), CopyStop> {
     let mut buffer = vec![0; PIECE_BYTES];
     loop {
         let length = match from.read(&mut buffer) {
@@ -329,7 +321,7 @@ mod tests {
     fn a_blob_has_its_name_only_when_it_is_right() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/layout");
-        let store = LayoutStore::open(&path, 0o022).unwrap();
+        let store = LayoutStore::open(&path).unwrap();
         let blob = describe(b"content");
         for (content, words) in
             [(&b"contenT"[..], "altered"), (b"conten", "truncated"), (b"content+", "too long")]
@@ -358,7 +350,7 @@ mod tests {
     #[test]
     fn an_image_is_named_beside_the_others_and_all_that_they_say_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let store = LayoutStore::open(dir.path(), 0o022).unwrap();
+        let store = LayoutStore::open(dir.path()).unwrap();
         let (one, two) = (describe(b"1"), describe(b"2"));
         store.name(&one, Some("a")).unwrap();
         let mut foreign = index(dir.path());
@@ -387,7 +379,7 @@ mod tests {
             for n in 0..16 {
                 let path = dir.path();
                 scope.spawn(move || {
-                    let store = LayoutStore::open(path, 0o022).unwrap();
+                    let store = LayoutStore::open(path).unwrap();
                     store.put(&describe(b"same"), &mut &b"same"[..]).unwrap();
                     store.name(&describe(&[n]), Some(&format!("v{n}"))).unwrap();
                 });
@@ -401,13 +393,13 @@ mod tests {
     fn what_is_no_layout_is_left_alone_and_links_are_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("mine"), "text").unwrap();
-        assert!(matches!(LayoutStore::open(dir.path(), 0), Err(StoreError::Layout(_))));
+        assert!(matches!(LayoutStore::open(dir.path()), Err(StoreError::Layout(_))));
         assert_eq!(names(dir.path()), ["mine"]);
-        let error = LayoutStore::open(&dir.path().join("mine"), 0).unwrap_err();
+        let error = LayoutStore::open(&dir.path().join("mine")).unwrap_err();
         assert!(matches!(error, StoreError::Directory { .. }));
 
         let (layout, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let store = LayoutStore::open(layout.path(), 0o022).unwrap();
+        let store = LayoutStore::open(layout.path()).unwrap();
         std::os::unix::fs::symlink(outside.path(), layout.path().join("blobs")).unwrap();
         assert!(store.put(&describe(b"x"), &mut &b"x"[..]).is_err());
         assert_eq!(names(outside.path()), Vec::<String>::new());
@@ -416,10 +408,10 @@ mod tests {
     #[test]
     fn what_a_killed_run_left_goes_and_what_a_running_one_writes_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let store = LayoutStore::open(dir.path(), 0o022).unwrap();
+        let store = LayoutStore::open(dir.path()).unwrap();
         let writing = store.temporary().unwrap();
         std::fs::write(dir.path().join(".ocipull-dead"), "half a blob").unwrap();
-        LayoutStore::open(dir.path(), 0o022).unwrap();
+        LayoutStore::open(dir.path()).unwrap();
         let left: Vec<_> = names(dir.path()).into_iter().filter(|n| n.starts_with('.')).collect();
         assert_eq!(left, [writing.name.as_str()]);
     }

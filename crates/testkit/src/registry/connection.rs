@@ -8,7 +8,7 @@ use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -117,13 +117,15 @@ pub(crate) struct AnswerBody {
     bytes: Bytes,
     sending: Sending,
     control: Control,
+    sent: Arc<AtomicU64>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl AnswerBody {
-    pub(crate) fn new(answer: &Answer, control: Control) -> Self {
+    /// Counts in `sent` what it gives out.
+    pub(crate) fn new(answer: &Answer, control: Control, sent: Arc<AtomicU64>) -> Self {
         let (bytes, sending) = (answer.body.clone(), answer.sending.clone());
-        Self { bytes, sending, control, sleep: None }
+        Self { bytes, sending, control, sent, sleep: None }
     }
 
     fn end(&self) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
@@ -157,6 +159,7 @@ impl Body for AnswerBody {
         }
         let piece = self.sending.piece.min(self.bytes.len());
         let frame = self.bytes.split_to(piece);
+        self.sent.fetch_add(frame.len() as u64, Ordering::SeqCst);
         self.sleep = self.sending.pause.map(|pause| Box::pin(tokio::time::sleep(pause)));
         Poll::Ready(Some(Ok(Frame::data(frame))))
     }

@@ -1,6 +1,8 @@
 //! What the registry saw.
 
 use hyper::{Method, Uri};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Which of the registry's sockets a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,7 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// The status that was answered; 0 when nothing was (a reset, a hang, or not yet).
     pub status: u16,
+    sent_bytes: Arc<AtomicU64>,
 }
 
 impl Request {
@@ -45,7 +48,19 @@ impl Request {
             query: uri.query().unwrap_or("").to_owned(),
             headers,
             status: 0,
+            sent_bytes: Arc::default(),
         }
+    }
+
+    /// So much of the answer's body was given to the connection so far, in bytes. The client may have
+    /// less: some of it may wait in sockets' buffers.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::SeqCst)
+    }
+
+    /// For the connection to count in.
+    pub(crate) fn sent_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.sent_bytes)
     }
 
     /// The first value of a header, its name in any case.

@@ -119,5 +119,5 @@ fn respond(mut answer: Answer, request: &Request, control: Control) -> Response<
     for (name, value) in &answer.headers {
         response = response.header(name, value);
     }
-    response.body(AnswerBody::new(&answer, control)).unwrap()
+    response.body(AnswerBody::new(&answer, control, request.sent_counter())).unwrap()
 }
