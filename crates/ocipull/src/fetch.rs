@@ -55,8 +55,8 @@ use download::{Download, Stop};
 
 /// Longest piece handed on at once, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
-/// Pieces waiting for the reader, at most: 4 MiB a layer, enough to keep both sides busy.
-const PIECES: usize = 16;
+/// Pieces waiting for the reader, at most: 2 MiB a layer, enough to keep both sides busy.
+const PIECES: usize = 8;
 
 /// Which layer of how many.
 #[derive(Debug, Clone, Copy)]

@@ -22,6 +22,7 @@
 //! error      why a pull failed
 //! open       what the user typed -> a source
 //! copy       all of an image, byte for byte -> an OCI layout
+//! unpack     the layers of an image, several at a time
 //! pull       all of it in order, and the record beside the tree
 //! ```
 //!
@@ -49,4 +50,5 @@ pub mod registry;
 pub mod resolve;
 pub mod source;
 pub mod store;
+mod unpack;
 pub mod verify;

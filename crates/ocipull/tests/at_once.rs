@@ -56,7 +56,7 @@ fn a_slow_layer_holds_up_none_above_it_and_the_tree_is_the_same() {
         let delay = Fault::Delay(Duration::from_millis(300));
         registry.inject(Rule::new(delay).path(slow).times(1));
         let dest = format!("slow-{number}");
-        let run = place.run(&["-v", "--jobs", "4", &name, &dest]).succeeded();
+        let run = place.run(&["-v", "--no-cache", "--jobs", "4", &name, &dest]).succeeded();
         let last = run.stderr.lines().rfind(|line| line.contains("/blobs/")).unwrap();
         assert!(last.contains(slow), "want the slow layer's answer last: {run}");
         let options = Options::default();
@@ -73,7 +73,7 @@ fn the_layer_that_fails_is_named_whichever_it_is() {
         registry.inject(Rule::new(Fault::WrongBytes).path(&layers[bad]));
         let place = Place::new();
         let jobs = ["2", "4"][round % 2];
-        place.run(&["--jobs", jobs, &name, "d"]).failed(1, &[&layers[bad]]);
+        place.run(&["--jobs", jobs, &name, "d"]).failed(4, &[&layers[bad]]);
         assert!(!place.names().iter().any(|n| n.contains("ocipull-") || n.starts_with('d')));
     }
 }

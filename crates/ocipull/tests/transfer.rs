@@ -438,11 +438,11 @@ fn one_layer_twice_at_once_in_one_process_is_downloaded_once() {
     let registry =
         ocipull::registry::Registry::new(&reference, &Default::default(), Arc::new(Silent))
             .unwrap();
-    let registry = Arc::new(registry);
+    let source = ocipull::source::Source::registry(registry, reference);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let started: Vec<_> = (0..3)
-            .map(|index| fetch(&registry, Some(&cache), &layer, Layer { index, total: 3 }))
+            .map(|index| fetch(&source, Some(&cache), &layer, Layer { index, total: 3 }))
             .collect();
         for (_fetch, mut reader) in started {
             let read = tokio::task::spawn_blocking(move || {
