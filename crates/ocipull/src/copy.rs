@@ -28,6 +28,12 @@ use crate::store::{LayoutStore, StoreError};
 /// Manifests and indexes of one image, at most: a real one has two for each of some twenty platforms.
 const MAX_DOCUMENTS: usize = 1000;
 
+/// What docker's own manifests and lists are called.
+const DOCKER_TYPES: &str = "application/vnd.docker.";
+/// Other types would be another image, with another digest.
+const DOCKER_NOTICE: &str = "notice: the image is of docker's media types and is kept as it is; umoci \
+                             and older skopeos read only OCI's from a layout";
+
 /// What to copy, and where to.
 #[derive(Debug, Clone)]
 pub struct CopyOptions {
@@ -81,6 +87,9 @@ pub async fn copy(source: &Source, options: &CopyOptions) -> Result<Copied, Pull
         }
     };
     let descriptor = root.descriptor.clone();
+    if descriptor.media_type().to_string().starts_with(DOCKER_TYPES) {
+        source.observer().observe(&Event::Notice(DOCKER_NOTICE));
+    }
     let (documents, blobs) = collect(source, cache, root).await?;
     let store = Arc::new(LayoutStore::open(&options.dir)?);
     let mut copying = Copying {

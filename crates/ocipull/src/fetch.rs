@@ -132,11 +132,11 @@ pub fn fetch(
         size_bytes: layer.size(),
     }));
     let registry = match (inline_data(layer), &source.origin) {
-        (Ok(Some(bytes)), _) => return here(source, Blob::Memory(bytes.into()), place, false),
+        (Ok(Some(bytes)), _) => return here(source, LocalBlob::memory(bytes), place, false),
         (Err(error), _) => return nowhere(error.into()),
         (Ok(None), source::Origin::Local(image)) => {
-            return match image.layer(layer) {
-                Ok(blob) => here(source, Blob::File(blob), place, false),
+            return match image.blob(layer) {
+                Ok(blob) => here(source, blob, place, false),
                 Err(error) => nowhere(error.into()),
             };
         }
@@ -144,7 +144,7 @@ pub fn fetch(
     };
     if let Some(file) = cache.and_then(|cache| cache.blob(layer.digest(), Some(layer.size()))) {
         let blob = LocalBlob::part(Arc::new(file), 0, layer.size());
-        return here(source, Blob::File(blob), place, true);
+        return here(source, blob, place, true);
     }
     let failure = Arc::new(Mutex::new(None));
     let (sender, pieces) = mpsc::channel(PIECES);
@@ -164,7 +164,7 @@ pub fn fetch(
     (Fetch { task, failure }, LayerReader { origin, from_cache })
 }
 
-fn here(source: &Source, blob: Blob, place: Place, from_cache: bool) -> (Fetch, LayerReader) {
+fn here(source: &Source, blob: LocalBlob, place: Place, from_cache: bool) -> (Fetch, LayerReader) {
     let observer = Arc::clone(source.observer());
     let origin = Origin::Here(LayerHere { blob, index: place.index, observer });
     let reader = LayerReader { origin, from_cache: Arc::new(AtomicBool::new(from_cache)) };
@@ -250,15 +250,9 @@ impl Read for LayerReader {
 
 /// A layer that is on this machine, open already: who reads it may not open files.
 struct LayerHere {
-    blob: Blob,
+    blob: LocalBlob,
     index: usize,
     observer: Arc<dyn Observer>,
-}
-
-#[derive(Debug)]
-enum Blob {
-    File(LocalBlob),
-    Memory(Bytes),
 }
 
 impl std::fmt::Debug for LayerHere {
@@ -269,10 +263,7 @@ impl std::fmt::Debug for LayerHere {
 
 impl LayerHere {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = match &mut self.blob {
-            Blob::File(blob) => blob.read(buffer)?,
-            Blob::Memory(bytes) => bytes.reader().read(buffer)?,
-        };
+        let length = self.blob.read(buffer)?;
         let event = Event::LayerBytes { index: self.index, bytes: length as u64 };
         self.observer.observe(&event);
         Ok(length)

@@ -79,8 +79,10 @@ pub(super) fn image(
     let manifest = manifest.to_string().into_bytes();
     let root = describe(OCI_IMAGE_MEDIA_TYPE, &manifest)?;
     let extents = layers.iter().map(|(layer, extent)| (layer.digest().clone(), *extent)).collect();
-    let made =
-        HashMap::from([(root.digest().clone(), manifest), (config.digest().clone(), config_bytes)]);
+    let made = HashMap::from([
+        (root.digest().clone(), manifest.into()),
+        (config.digest().clone(), config_bytes.into()),
+    ]);
     Ok(Local::new(shown, root, Blobs::Archive { file: archive.file, extents, made }))
 }
 

@@ -6,18 +6,32 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// A blob that is a file or lies inside of one. Several may read from the same file at once.
+use bytes::{Buf, Bytes};
+
+/// A blob that is a file, lies inside of one, or is in memory. Several may read from the same file
+/// at once.
 #[derive(Debug)]
 pub struct LocalBlob {
-    file: Arc<File>,
-    position: u64,
+    content: Content,
     left_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Content {
+    File { file: Arc<File>, position: u64 },
+    Memory(Bytes),
 }
 
 impl LocalBlob {
     /// `length` bytes from `start` on, which have to be there.
     pub fn part(file: Arc<File>, start: u64, length: u64) -> Self {
-        Self { file, position: start, left_bytes: length }
+        Self { content: Content::File { file, position: start }, left_bytes: length }
+    }
+
+    /// These bytes.
+    pub fn memory(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self { left_bytes: bytes.len() as u64, content: Content::Memory(bytes) }
     }
 
     /// What is still to be read, in bytes.
@@ -33,12 +47,18 @@ impl Read for LocalBlob {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let length = self.file.read_at(buffer, self.position)?;
+        let length = match &mut self.content {
+            Content::Memory(bytes) => bytes.reader().read(buffer)?,
+            Content::File { file, position } => {
+                let length = file.read_at(buffer, *position)?;
+                *position += length as u64;
+                length
+            }
+        };
         if length == 0 {
             let why = "the file became shorter while it was read";
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
         }
-        self.position += length as u64;
         self.left_bytes -= length as u64;
         Ok(length)
     }
@@ -56,6 +76,9 @@ mod tests {
         let mut text = String::new();
         LocalBlob::part(Arc::clone(&file), 2, 5).read_to_string(&mut text).unwrap();
         assert_eq!(text, "23456");
+        let mut memory = LocalBlob::memory(&b"in memory"[..]);
+        assert_eq!((memory.size_bytes(), memory.read(&mut [0; 3]).unwrap()), (9, 3));
+        assert_eq!(std::io::read_to_string(memory).unwrap(), "memory");
         let error = LocalBlob::part(file, 8, 5).read_to_string(&mut text).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -23,6 +23,7 @@ use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use oci_spec::image::{Descriptor, Digest};
 
 pub use blob::LocalBlob;
@@ -55,7 +56,7 @@ pub enum Blobs {
         /// Where its blobs are, in bytes: from where, and how many.
         extents: HashMap<Digest, (u64, u64)>,
         /// What the archive does not hold in this form.
-        made: HashMap<Digest, Vec<u8>>,
+        made: HashMap<Digest, Bytes>,
     },
 }
 
@@ -72,11 +73,6 @@ impl Local {
         size_bytes: Option<u64>,
         limit_bytes: u64,
     ) -> Result<Vec<u8>, LocalError> {
-        if let Blobs::Archive { made, .. } = &self.blobs
-            && let Some(bytes) = made.get(digest)
-        {
-            return Ok(bytes.clone());
-        }
         let mut blob = self.open(digest)?;
         if blob.size_bytes() > limit_bytes {
             return Err(self.failed(digest, LocalError::TooLarge { limit_bytes }));
@@ -89,11 +85,11 @@ impl Local {
         Ok(bytes)
     }
 
-    /// Opens a layer, which has to have this size. Its content is not checked.
-    pub fn layer(&self, layer: &Descriptor) -> Result<LocalBlob, LocalError> {
-        let digest = layer.digest();
+    /// Opens a blob, which has to have its descriptor's size. Its content is not checked.
+    pub fn blob(&self, wanted: &Descriptor) -> Result<LocalBlob, LocalError> {
+        let digest = wanted.digest();
         let blob = self.open(digest)?;
-        let (got, want) = (blob.size_bytes(), layer.size());
+        let (got, want) = (blob.size_bytes(), wanted.size());
         if got == want {
             return Ok(blob);
         }
@@ -108,10 +104,13 @@ impl Local {
     fn open(&self, digest: &Digest) -> Result<LocalBlob, LocalError> {
         let opened = match &self.blobs {
             Blobs::Layout(layout) => layout.blob(digest),
-            Blobs::Archive { file, extents, .. } => match extents.get(digest) {
-                Some(&(start, length)) => Ok(LocalBlob::part(Arc::clone(file), start, length)),
-                None => Err(LocalError::Missing),
-            },
+            Blobs::Archive { file, extents, made } => {
+                let made = made.get(digest).map(|bytes| LocalBlob::memory(bytes.clone()));
+                let part = |&(start, length): &(u64, u64)| {
+                    LocalBlob::part(Arc::clone(file), start, length)
+                };
+                made.or_else(|| extents.get(digest).map(part)).ok_or(LocalError::Missing)
+            }
         };
         opened.map_err(|error| self.failed(digest, error))
     }
