@@ -13,7 +13,9 @@
 //! idmap      which subordinate ids the caller may use, and installing them in a user namespace
 //! userns     going on as root of a user namespace, the process outside waiting
 //! rootdir    file operations below a directory that an image's data fills
+//! held       looking at what stands in such a directory without opening it
 //! xattr      extended attributes of open files
+//! durable    getting what was written onto the disk
 //! mounted    what is mounted inside a directory, and so not to be removed with it
 //! inroot     reading a file of a root filesystem without leaving it
 //! mount      mounts by descriptor
@@ -28,8 +30,10 @@
 pub mod capability;
 pub mod clone;
 pub mod confine;
+pub mod durable;
 pub mod error;
 pub mod fdpass;
+pub mod held;
 pub mod idmap;
 pub mod inroot;
 pub mod isolate;

@@ -4,7 +4,7 @@
 //! configuration.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,13 @@ use serde::{Deserialize, Serialize};
 /// The form of the record that this code writes, and the newest it reads.
 pub const RECORD_VERSION: u32 = 1;
 
-/// A record larger than this is not one of ours: image configs are refused above 4 MiB, and the
-/// rest of the record is a few lines a layer.
-pub const MAX_RECORD_BYTES: u64 = 8 << 20;
+/// A record larger than this, in bytes, is not one of ours: image configs are refused above 4 MiB, and
+/// the rest of the record is digests that came in a config and a manifest of 4 MiB.
+pub const MAX_RECORD_BYTES: u64 = 16 << 20;
+
+/// A record is indented for people up to so many bytes; real ones have some kilobytes. A config of
+/// many values, nested deep, would grow a hundred times.
+const MAX_INDENTED_BYTES: usize = 1 << 20;
 
 /// Where an unpacked image comes from and how it is to be run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -158,9 +162,30 @@ impl ImageRecord {
 
     /// The record as the text that is written to disk.
     pub fn to_json(&self) -> Vec<u8> {
-        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        let mut indented = Bounded(Vec::new());
+        let mut text = match serde_json::to_writer_pretty(&mut indented, self) {
+            Ok(()) => indented.0,
+            Err(_) => serde_json::to_vec(self).unwrap_or_default(),
+        };
         text.push(b'\n');
         text
+    }
+}
+
+/// Takes up to [`MAX_INDENTED_BYTES`].
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len().saturating_add(bytes.len()) > MAX_INDENTED_BYTES {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -6,9 +6,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::errno::Errno;
 
 use crate::error::{Context, Result, SysError};
+use crate::held;
 
 /// The kernel's own limit for a list of names (`XATTR_LIST_MAX`).
 const MAX_LIST_BYTES: usize = 64 << 10;
+
+/// The kernel's own limit for a value (`XATTR_SIZE_MAX`).
+const MAX_VALUE_BYTES: usize = 64 << 10;
 
 /// Sets the attribute `name` of an open file.
 pub fn set(fd: impl AsFd, name: &[u8], value: &[u8]) -> Result<()> {
@@ -51,9 +55,52 @@ pub fn list(fd: impl AsFd) -> Result<Vec<Vec<u8>>> {
         Err(errno) => Err(SysError::new("flistxattr", raw.to_string(), errno)),
         Ok(length) => {
             buffer.truncate(length.unsigned_abs());
-            Ok(buffer.split(|&b| b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect())
+            Ok(split(&buffer))
         }
     }
+}
+
+/// The names of the attributes of a held file ([`crate::held`]), a symbolic link's own; none where
+/// the file system has no attributes.
+pub fn list_held(held: impl AsFd) -> Result<Vec<Vec<u8>>> {
+    let path = held::path(held.as_fd());
+    let path_c = c_string("listxattr", path.as_bytes())?;
+    let mut buffer = vec![0_u8; MAX_LIST_BYTES];
+    // SAFETY: the path is NUL-terminated, the buffer writable for the length given; both outlive
+    // the call.
+    let length =
+        unsafe { libc::listxattr(path_c.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    match Errno::result(length) {
+        Err(Errno::ENOTSUP) => Ok(Vec::new()),
+        other => {
+            buffer.truncate(other.call("listxattr", || path)?.unsigned_abs());
+            Ok(split(&buffer))
+        }
+    }
+}
+
+/// The value of the attribute `name` of a held file; `None` when it has none of that name.
+pub fn get_held(held: impl AsFd, name: &[u8]) -> Result<Option<Vec<u8>>> {
+    let path = held::path(held.as_fd());
+    let path_c = c_string("getxattr", path.as_bytes())?;
+    let name_c = c_string("getxattr", name)?;
+    let mut buffer = vec![0_u8; MAX_VALUE_BYTES];
+    let start = buffer.as_mut_ptr().cast();
+    // SAFETY: both strings are NUL-terminated, the buffer is writable for the length given; all
+    // outlive the call.
+    let length = unsafe { libc::getxattr(path_c.as_ptr(), name_c.as_ptr(), start, buffer.len()) };
+    match Errno::result(length) {
+        Err(Errno::ENODATA) => Ok(None),
+        other => {
+            let shown = || format!("{path}, \"{}\"", name.escape_ascii());
+            buffer.truncate(other.call("getxattr", shown)?.unsigned_abs());
+            Ok(Some(buffer))
+        }
+    }
+}
+
+fn split(list: &[u8]) -> Vec<Vec<u8>> {
+    list.split(|&b| b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
 /// Removes the attribute `name` of an open file.
@@ -88,6 +135,20 @@ mod tests {
         remove(&file, b"user.one").unwrap();
         assert!(!list(&file).unwrap().contains(&b"user.one".to_vec()));
         assert_eq!(set(&file, b"user.\0", b"").unwrap_err().errno(), Errno::EINVAL);
+    }
+
+    #[test]
+    fn attributes_of_a_held_file_are_its_own() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(temp.path().join("file")).unwrap();
+        set(&file, b"user.one", b"\0value").unwrap();
+        std::os::unix::fs::symlink("file", temp.path().join("link")).unwrap();
+        let dir = crate::rootdir::open_dir(temp.path()).unwrap();
+        let hold = |name| held::hold_at(&dir, name).unwrap().unwrap();
+        assert_eq!(get_held(hold(b"file"), b"user.one").unwrap().unwrap(), b"\0value");
+        assert_eq!(get_held(hold(b"file"), b"user.two").unwrap(), None);
+        assert!(list_held(hold(b"file")).unwrap().contains(&b"user.one".to_vec()));
+        assert!(!list_held(hold(b"link")).unwrap().contains(&b"user.one".to_vec()));
     }
 
     #[test]

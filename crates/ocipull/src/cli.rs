@@ -1,25 +1,23 @@
 //! The command line: what was typed, and what it means.
 
 use std::io::Read;
-use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
-use ocipull::apply::Limits;
-use ocipull::apply::limits::{LIMIT_NAMES, LimitSyntaxError, Setting};
+use ocipull::apply::limits::{LIMIT_NAMES, LimitSyntaxError};
 use ocipull::host::{HostError, RegistryHost};
 use ocipull::location::{ImageLocation, LayoutName, LocationError};
 use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
-use ocipull::pull::DEFAULT_JOBS;
 use ocipull::registry::{
     CredentialSources, Login, RegistryOptions, RetryPolicy, Timeouts, default_files,
 };
 
 use crate::cache_command::TypedCache;
 use crate::commands::{Show, TypedDigest, TypedInspect, TypedTags};
+use crate::resources::{ResourcesTask, TypedResources};
 
 /// Longest `--ca-cert` file, in bytes: a whole system's CAs have a quarter of it.
 const MAX_CA_BYTES: u64 = 1 << 20;
@@ -33,7 +31,8 @@ const MAX_CA_BYTES: u64 = 1 << 20;
     override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR\n       \
                       ocipull [OPTIONS] IMAGE oci:DIR[:TAG]\n       \
                       ocipull digest|inspect|tags [OPTIONS] IMAGE\n       \
-                      ocipull rm DEST\n       ocipull cache ls|prune|verify",
+                      ocipull verify [OPTIONS] DEST\n       ocipull rm DEST\n       \
+                      ocipull cache ls|prune|verify",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
@@ -53,7 +52,7 @@ cut off goes on from there, and nothing is fetched twice.
 
 Exit codes: 0 success, 1 failure, 2 usage (a name that is no image reference among it), \
 3 rate limited by the registry, 4 damaged content, 5 timed out, 6 no room on the disk, \
-130 interrupted, 143 terminated."
+7 verify could not compare, 130 interrupted, 143 terminated."
 )]
 pub(crate) struct Typed {
     #[command(subcommand)]
@@ -81,6 +80,45 @@ enum TypedCommand {
         #[arg(value_name = "DEST")]
         dest: PathBuf,
     },
+    /// Compare a root filesystem with the image that its record names
+    #[command(after_help = VERIFY_HELP)]
+    Verify(Box<TypedVerify>),
+}
+
+const VERIFY_HELP: &str = "\
+A line a path that differs goes to standard output, as by git status --short: A for what the image \
+does not have, D for what DEST lacks, M for what is another, with what differs: type, mode, owner, \
+size, content, target, device, mtime, xattrs, links (to other paths), mount. A directory ends in a \
+slash; of one that was added or removed nothing below is listed. Times of access are not compared. \
+Control characters and bytes that are no UTF-8 are escaped.
+
+With --json a line is an object: \"change\" is added, changed or removed; \"path\" is the path, or \
+\"pathBase64\" where it is no UTF-8; \"directory\" is true or false; \"aspects\" lists what differs.
+
+The image is unpacked once more beside DEST meanwhile, which takes as much disk space as it has. \
+DEST itself is only read, by the user who pulled it.
+
+Exit codes: 0 no difference, 1 differences, 2 usage, 7 could not compare, others as of a \
+pull.";
+
+#[derive(Debug, Args)]
+struct TypedVerify {
+    /// The root filesystem's directory
+    #[arg(value_name = "DEST")]
+    dest: PathBuf,
+    /// Print differences for programs, an object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    resources: TypedResources,
+    #[command(flatten)]
+    registry: TypedRegistry,
+    /// Print a line a request as well, on standard error
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print errors only
+    #[arg(short, long, conflicts_with_all = ["verbose", "json"])]
+    quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -104,18 +142,15 @@ struct TypedPull {
     /// Replace DEST, whatever it holds
     #[arg(long)]
     force: bool,
+    /// Return only when everything is on the disk, safe from a power cut; a disk error leaves DEST
+    /// as it was
+    #[arg(long)]
+    sync: bool,
     /// How files keep their owners: as root, by subordinate ids, or noted in an attribute
     #[arg(long, value_enum, default_value_t = TypedOwnership::Auto)]
     ownership: TypedOwnership,
-    /// Layers that are fetched and unpacked at once
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_JOBS)]
-    jobs: NonZeroUsize,
-    /// Let the image have more than usual; NAME is entries, total-bytes, expansion-ratio, path-depth or header-bytes
-    #[arg(long, value_name = "NAME=VALUE")]
-    limit: Vec<String>,
-    /// Keep nothing for later pulls, and use nothing of earlier ones
-    #[arg(long, conflicts_with = "offline")]
-    no_cache: bool,
+    #[command(flatten)]
+    resources: TypedResources,
     #[command(flatten)]
     registry: TypedRegistry,
     /// Print a line a request: method, URL, status, type, digest, bytes, time
@@ -175,6 +210,18 @@ pub(crate) enum Task {
     /// Absolute, with a last component.
     Remove(PathBuf),
     Cache(TypedCache),
+    Verify(Box<VerifyTask>),
+}
+
+/// What to verify, and how.
+#[derive(Debug)]
+pub(crate) struct VerifyTask {
+    /// Absolute, with a last component.
+    pub(crate) dest: PathBuf,
+    pub(crate) json: bool,
+    pub(crate) resources: ResourcesTask,
+    pub(crate) registry: RegistryOptions,
+    pub(crate) output: Output,
 }
 
 /// What is to be read, and as whom.
@@ -183,8 +230,6 @@ pub(crate) struct Image {
     pub(crate) typed: String,
     pub(crate) location: ImageLocation,
     pub(crate) registry: RegistryOptions,
-    /// Whether blobs are kept from pull to pull.
-    pub(crate) cached: bool,
 }
 
 /// What to copy, and where to.
@@ -194,7 +239,7 @@ pub(crate) struct CopyTask {
     pub(crate) layout: LayoutName,
     /// None for all of them.
     pub(crate) platform: Option<Platform>,
-    pub(crate) jobs: NonZeroUsize,
+    pub(crate) resources: ResourcesTask,
     pub(crate) output: Output,
 }
 
@@ -206,9 +251,9 @@ pub(crate) struct PullTask {
     pub(crate) dest: PathBuf,
     pub(crate) platform: Platform,
     pub(crate) force: bool,
+    pub(crate) sync: bool,
     pub(crate) ownership: OwnershipChoice,
-    pub(crate) jobs: NonZeroUsize,
-    pub(crate) limits: Limits,
+    pub(crate) resources: ResourcesTask,
     pub(crate) output: Output,
 }
 
@@ -277,6 +322,11 @@ impl Explain for CliError {
 }
 
 impl Typed {
+    /// Whether it is `verify`, whose exit codes are its own.
+    pub(crate) fn verifies(&self) -> bool {
+        matches!(self.command, Some(TypedCommand::Verify(_)))
+    }
+
     /// What it means. Reads the CA file and, where it is not given, the password.
     pub(crate) fn meaning(self) -> Result<Task, CliError> {
         match self.command {
@@ -285,7 +335,30 @@ impl Typed {
             Some(TypedCommand::Tags(typed)) => Ok(Task::Show(Show::Tags(Box::new(typed)))),
             Some(TypedCommand::Cache { command }) => Ok(Task::Cache(command)),
             Some(TypedCommand::Rm { dest }) => destination(dest).map(Task::Remove),
+            Some(TypedCommand::Verify(typed)) => typed.meaning().map(Box::new).map(Task::Verify),
             None => self.pull.meaning(),
+        }
+    }
+}
+
+impl TypedVerify {
+    fn meaning(self) -> Result<VerifyTask, CliError> {
+        Ok(VerifyTask {
+            dest: destination(self.dest)?,
+            json: self.json,
+            resources: self.resources.meaning()?,
+            registry: self.registry.meaning()?,
+            output: Output::of(self.quiet, self.verbose),
+        })
+    }
+}
+
+impl Output {
+    fn of(quiet: bool, verbose: bool) -> Self {
+        match (quiet, verbose) {
+            (true, _) => Self::Quiet,
+            (_, true) => Self::Verbose,
+            _ => Self::Normal,
         }
     }
 }
@@ -294,33 +367,28 @@ impl TypedPull {
     fn meaning(self) -> Result<Task, CliError> {
         let typed = self.image.unwrap_or_default();
         let location: ImageLocation = typed.parse()?;
-        let output = match (self.quiet, self.verbose) {
-            (true, _) => Output::Quiet,
-            (_, true) => Output::Verbose,
-            _ => Output::Normal,
-        };
         let platform = self.platform.as_deref().map(str::parse).transpose()?;
         let platform = platform.unwrap_or_else(Platform::host);
-        let registry = self.registry.meaning()?;
-        let image = Image { typed, location, registry, cached: !self.no_cache };
+        let resources = self.resources.meaning()?;
+        let output = Output::of(self.quiet, self.verbose);
+        let image = Image { typed, location, registry: self.registry.meaning()? };
         if let Some(layout) = layout(self.dest.as_deref(), &image.location)? {
             let platform = Some(platform).filter(|_| !self.all_platforms);
-            let task = CopyTask { image, layout, platform, jobs: self.jobs, output };
+            let task = CopyTask { image, layout, platform, resources, output };
             return Ok(Task::Copy(Box::new(task)));
         }
         if self.all_platforms {
             return Err(CliError::AllPlatforms);
         }
         let bundled = self.bundle.map(|dir| dir.join("rootfs"));
-        let dest = destination(self.dest.or(bundled).unwrap_or_default())?;
         Ok(Task::Pull(Box::new(PullTask {
             image,
-            dest,
+            dest: destination(self.dest.or(bundled).unwrap_or_default())?,
             platform,
             force: self.force,
+            sync: self.sync,
             ownership: self.ownership.meaning(),
-            jobs: self.jobs,
-            limits: limits(&self.limit)?,
+            resources,
             output,
         })))
     }
@@ -363,12 +431,6 @@ impl TypedRegistry {
             offline: self.offline,
         })
     }
-}
-
-fn limits(settings: &[String]) -> Result<Limits, LimitSyntaxError> {
-    settings
-        .iter()
-        .try_fold(Limits::USUAL, |limits, text| Ok(limits.with(&text.parse::<Setting>()?)))
 }
 
 /// The layout that is to be written to, if DEST is one. Without a name the image keeps its own.
@@ -428,7 +490,7 @@ mod tests {
     fn meaning(arguments: &[&str]) -> Result<PullTask, CliError> {
         match Typed::try_parse_from([&["ocipull"], arguments].concat()).unwrap().meaning()? {
             Task::Pull(task) => Ok(*task),
-            other => panic!("{arguments:?} is {other:?}"),
+            other => panic!("{arguments:?} is no pull: {other:?}"),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Why a pull failed.
 
+use std::path::PathBuf;
+
 use ctsys::record::RecordError;
 use ctsys::report::Explain;
 use ctsys::{Errno, SysError};
@@ -51,6 +53,16 @@ pub enum PullError {
     /// An index that leads to very many manifests.
     #[error("cannot copy: the index leads to more than {0} manifests")]
     Large(usize),
+    /// The record beside DEST does not belong to the image that it names.
+    #[error("the record of {dest:?} does not belong to image {digest}: got other {what}")]
+    OtherImage {
+        /// The root filesystem.
+        dest: PathBuf,
+        /// As in the record.
+        digest: String,
+        /// What differs.
+        what: &'static str,
+    },
     /// The thread that unpacks ended without a result.
     #[error("cannot unpack: an unpacking thread ended early")]
     Unpacker,
@@ -91,7 +103,9 @@ impl Explain for PullError {
             Self::Image(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Apply(error) => error.hint(),
-            Self::Record(_) => Some("remove it and pull with --force".into()),
+            Self::Record(_) | Self::OtherImage { .. } => {
+                Some("remove it and pull with --force".into())
+            }
             Self::Layer { .. } | Self::Unpacker | Self::Large(_) => None,
         }
     }
@@ -107,7 +121,11 @@ impl Explain for PullError {
             Self::Store(error) => error.exit_code(),
             Self::Image(ImageError::Inline { .. }) => EXIT_DAMAGED,
             Self::Image(_) => 1,
-            Self::Layer { .. } | Self::Record(_) | Self::Unpacker | Self::Large(_) => 1,
+            Self::Layer { .. }
+            | Self::Record(_)
+            | Self::OtherImage { .. }
+            | Self::Unpacker
+            | Self::Large(_) => 1,
         }
     }
 }

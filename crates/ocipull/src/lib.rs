@@ -19,6 +19,7 @@
 //! apply/     tar streams -> a directory tree, staged and renamed
 //! archive/   what docker save writes -> an image on this machine
 //! store/     an OCI layout that is written, new or added to
+//! compare/   how a tree differs from the one that its image gives
 //! error      why a pull failed
 //! open       what the user typed -> a source
 //! copy       all of an image, byte for byte -> an OCI layout
@@ -32,6 +33,7 @@
 pub mod apply;
 pub mod archive;
 pub mod cache;
+pub mod compare;
 pub mod copy;
 pub mod decompress;
 pub mod error;

@@ -1,11 +1,14 @@
 //! The `ocipull` command: parse, run, report.
 
 mod cache_command;
+mod changes;
 mod cli;
 mod commands;
 mod password;
 mod progress;
+mod resources;
 
+use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -15,7 +18,6 @@ use ctsys::record::{ImageRecord, Ownership};
 use ctsys::report::{Explain, Usage, report};
 use nix::sys::stat::{Mode, umask};
 use ocipull::apply::{self, ApplyError};
-use ocipull::cache::{self, Cache};
 use ocipull::copy::{Copied, CopyOptions, copy};
 use ocipull::error::PullError;
 use ocipull::event::Observer;
@@ -25,8 +27,10 @@ use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
 use ocipull::pull::{PullOptions, Pulled, pull};
 use ocipull::source::Source;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use cache_command::CacheCommandError;
+use changes::VerifyError;
 use cli::{CliError, CopyTask, Image, Output, PullTask, Task, Typed};
 use commands::ShowError;
 use progress::{Display, size};
@@ -34,6 +38,11 @@ use progress::{Display, size};
 /// These take bytes off the network and hash them; the second keeps timers and other connections
 /// going when the first is busy. Unpacking has threads of its own.
 const WORKER_THREADS: usize = 2;
+
+/// The exit code of a verification that found differences.
+const DIFFERENT: u8 = 1;
+/// The exit code of one that could not be made, where another command has [`DIFFERENT`]'s.
+const UNVERIFIED: u8 = 7;
 
 /// What ends the program before its time.
 #[derive(Debug, thiserror::Error)]
@@ -50,10 +59,12 @@ enum MainError {
     Cache(#[from] CacheCommandError),
     #[error(transparent)]
     Show(#[from] ShowError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     #[error("cannot start")]
     Start(#[source] SysError),
-    #[error("interrupted by {name}; the destination is as it was")]
-    Signal { name: &'static str, code: u8 },
+    #[error("interrupted by {}; the destination is as it was", ctsys::signal::name(*.0))]
+    Signal(i32),
 }
 
 impl From<PullError> for MainError {
@@ -71,7 +82,8 @@ impl Explain for MainError {
             Self::Remove(error) => error.hint(),
             Self::Cache(error) => error.hint(),
             Self::Show(error) => error.hint(),
-            Self::Start(_) | Self::Signal { .. } => None,
+            Self::Verify(error) => error.hint(),
+            Self::Start(_) | Self::Signal(_) => None,
         }
     }
 
@@ -80,11 +92,30 @@ impl Explain for MainError {
             Self::Cli(error) => error.exit_code(),
             Self::Ownership(error) => error.exit_code(),
             Self::Pull(error) => error.exit_code(),
-            Self::Signal { code, .. } => *code,
+            Self::Signal(number) => u8::try_from(128 + number).unwrap_or(1),
             Self::Remove(error) => error.exit_code(),
             Self::Cache(error) => error.exit_code(),
             Self::Show(error) => error.exit_code(),
+            Self::Verify(error) => error.exit_code(),
             Self::Start(_) => 1,
+        }
+    }
+}
+
+/// A verification that came to no result: its failure must not look like a difference.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unverified(MainError);
+
+impl Explain for Unverified {
+    fn hint(&self) -> Option<String> {
+        self.0.hint()
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.0.exit_code() {
+            DIFFERENT => UNVERIFIED,
+            other => other,
         }
     }
 }
@@ -98,13 +129,15 @@ fn main() -> ExitCode {
         // Help and version.
         Err(error) => error.exit(),
     };
+    let verifies = typed.verifies();
     match run(typed) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
+        Err(error) if verifies => report("ocipull", &Unverified(error)),
         Err(error) => report("ocipull", &error),
     }
 }
 
-fn run(typed: Typed) -> Result<(), MainError> {
+fn run(typed: Typed) -> Result<ExitCode, MainError> {
     spare_the_owner();
     // What follows `enter` may go on in a child, inside a user namespace: so that comes before the
     // first thread.
@@ -118,17 +151,27 @@ fn run(typed: Typed) -> Result<(), MainError> {
             let result = run_pull(&task, entered.ownership, &display);
             display.clear();
             tell(&task, &display, result?);
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         Task::Copy(task) => {
             let display = Arc::new(Display::new(task.output));
             let result = run_copy(&task, &display);
             display.clear();
             tell_copied(&task, &display, &result?);
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
-        Task::Show(show) => Ok(runtime()?.block_on(show.run())?),
-        Task::Cache(command) => Ok(command.run()?),
+        Task::Show(show) => {
+            interruptible(async { Ok(show.run().await?) })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Verify(task) => {
+            let differs = changes::verify(*task)?;
+            Ok(if differs { ExitCode::from(DIFFERENT) } else { ExitCode::SUCCESS })
+        }
+        Task::Cache(command) => {
+            command.run()?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Remove(dest) => {
             let record =
                 ImageRecord::read(&dest).map_err(|e| MainError::Remove(Box::new(e.into())))?;
@@ -136,7 +179,8 @@ fn run(typed: Typed) -> Result<(), MainError> {
                 // Its files belong to ids that only the namespace has, but for root.
                 ownership::enter(OwnershipChoice::Auto)?;
             }
-            apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))
+            apply::remove(&dest).map_err(|e| MainError::Remove(Box::new(e)))?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -155,32 +199,32 @@ fn run_pull(
 ) -> Result<Pulled, MainError> {
     let observer: Arc<dyn Observer> = Arc::clone(display) as _;
     let options = PullOptions {
-        cache: user_cache(&task.image, &observer),
         dest: task.dest.clone(),
         platform: task.platform.clone(),
         ownership,
         force: task.force,
-        jobs: task.jobs,
-        limits: task.limits,
+        resources: task.resources.open(&task.image.location, &observer),
+        sync: task.sync,
     };
-    until_interrupted(async {
+    interruptible(async {
         let source = open_image(&task.image, observer).await?;
-        pull(&source, &options).await
+        Ok(pull(&source, &options).await?)
     })
 }
 
 fn run_copy(task: &CopyTask, display: &Arc<Display>) -> Result<Copied, MainError> {
     let observer: Arc<dyn Observer> = Arc::clone(display) as _;
+    let resources = task.resources.open(&task.image.location, &observer);
     let options = CopyOptions {
         dir: task.layout.path.clone(),
         name: task.layout.name.clone(),
         platform: task.platform.clone(),
-        jobs: task.jobs,
-        cache: user_cache(&task.image, &observer),
+        jobs: resources.jobs,
+        cache: resources.cache,
     };
-    until_interrupted(async {
+    interruptible(async {
         let source = open_image(&task.image, observer).await?;
-        copy(&source, &options).await
+        Ok(copy(&source, &options).await?)
     })
 }
 
@@ -188,37 +232,42 @@ async fn open_image(image: &Image, observer: Arc<dyn Observer>) -> Result<Source
     open(image.location.clone(), &image.typed, &image.registry, observer).await
 }
 
-/// What is on this machine needs no cache.
-fn user_cache(image: &Image, observer: &Arc<dyn Observer>) -> Option<Arc<Cache>> {
-    if !image.cached || !matches!(image.location, ImageLocation::Registry(_)) {
-        return None;
-    }
-    Cache::open_or_say(cache::directory(|name| std::env::var_os(name)), observer)
-}
-
-/// The runtime is dropped at the end, which waits for threads that clean up.
-fn until_interrupted<T>(work: impl Future<Output = Result<T, PullError>>) -> Result<T, MainError> {
-    runtime()?.block_on(async {
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut terminate = listen(SignalKind::terminate())?;
+/// Runs `work`, which the signals that end a program end by dropping it.
+fn interruptible<T>(work: impl Future<Output = Result<T, MainError>>) -> Result<T, MainError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))?;
+    // The runtime is dropped at the end, which waits for the blocking threads to have cleaned up.
+    runtime.block_on(async {
+        let mut ending = ending_signals()?;
         tokio::select! {
-            done = work => Ok(done?),
-            _ = interrupt.recv() => Err(MainError::Signal { name: "SIGINT", code: 130 }),
-            _ = terminate.recv() => Err(MainError::Signal { name: "SIGTERM", code: 143 }),
+            done = work => done,
+            Some(Ok(number)) = ending.join_next() => Err(MainError::Signal(number)),
         }
     })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, MainError> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .enable_all()
-        .build()
-        .map_err(|e| MainError::Start(SysError::from_io("epoll_create1", "", &e)))
-}
-
-fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, MainError> {
-    signal(kind).map_err(|e| MainError::Start(SysError::from_io("sigaction", "", &e)))
+/// Waits for the signals that end a pull: each task gives its signal's number. Unheard they would
+/// end the process with its staging directory left behind. One that the caller has ignored, by
+/// nohup(1) or a shell's `&`, stays so.
+fn ending_signals() -> Result<JoinSet<i32>, MainError> {
+    let mut ending = JoinSet::new();
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+        let number = kind.as_raw_value();
+        if ctsys::signal::is_ignored(number).map_err(MainError::Start)? {
+            continue;
+        }
+        let mut stream = signal(kind).map_err(|e| {
+            MainError::Start(SysError::from_io("sigaction", number.to_string(), &e))
+        })?;
+        ending.spawn(async move {
+            stream.recv().await;
+            number
+        });
+    }
+    Ok(ending)
 }
 
 fn tell(task: &PullTask, display: &Display, pulled: Pulled) {

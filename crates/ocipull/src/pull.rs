@@ -5,10 +5,9 @@
 //! use std::sync::Arc;
 //!
 //! use ctsys::record::Ownership;
-//! use ocipull::apply::Limits;
-//! use ocipull::pull::{self, PullOptions, Pulled, pull};
-//! use ocipull::{event::Silent, platform::Platform, registry::Registry, source::Source};
+//! use ocipull::pull::{PullOptions, Pulled, Resources, pull};
 //! use ocipull::reference::ImageReference;
+//! use ocipull::{event::Silent, platform::Platform, registry::Registry, source::Source};
 //!
 //! let reference: ImageReference = "centos:latest".parse()?;
 //! let registry = Registry::new(&reference, &Default::default(), Arc::new(Silent))?;
@@ -17,9 +16,8 @@
 //!     platform: Platform::host(),
 //!     ownership: Ownership::Single,
 //!     force: false,
-//!     cache: None,
-//!     jobs: pull::DEFAULT_JOBS,
-//!     limits: Limits::USUAL,
+//!     sync: false,
+//!     resources: Resources::default(),
 //! };
 //! match pull(&Source::registry(registry, reference), &options).await? {
 //!     Pulled::UpToDate { manifest_digest } => println!("still {manifest_digest}"),
@@ -33,17 +31,18 @@ use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ctsys::record::{ImageRecord, Ownership, RECORD_VERSION, RecordedLayer, record_path};
 use oci_spec::image::{Descriptor, Digest};
 
-use crate::apply::{ApplyOptions, Limits, Staging, Warning};
+use crate::apply::{self, ApplyError, ApplyOptions, Limits, Staging, Warning};
 use crate::cache::{Cache, LayerCaches};
 use crate::error::PullError;
 use crate::image::Config;
 use crate::platform::Platform;
-use crate::resolve::{self, Resolved};
+use crate::resolve::{self, Named, Resolved};
 use crate::source::Source;
 use crate::unpack::{Failure, Job, unpack};
 
@@ -58,6 +57,15 @@ pub struct PullOptions {
     pub ownership: Ownership,
     /// Whether DEST may be replaced, whatever it holds.
     pub force: bool,
+    /// Whether everything is on the disk when the pull returns ([`ApplyOptions::is_durable`]).
+    pub sync: bool,
+    /// What it may use.
+    pub resources: Resources,
+}
+
+/// What fetching and unpacking an image may use.
+#[derive(Debug, Clone)]
+pub struct Resources {
     /// Where blobs are kept from pull to pull.
     pub cache: Option<Arc<Cache>>,
     /// How many layers are fetched and unpacked at once.
@@ -68,6 +76,12 @@ pub struct PullOptions {
 
 /// As many layers at once as docker and containerd fetch.
 pub const DEFAULT_JOBS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cache: None, jobs: DEFAULT_JOBS, limits: Limits::USUAL }
+    }
+}
 
 /// What a pull did.
 #[derive(Debug)]
@@ -95,56 +109,38 @@ pub enum Pulled {
 /// Must run within a tokio runtime; unpacking goes on in one of its blocking threads.
 pub async fn pull(source: &Source, options: &PullOptions) -> Result<Pulled, PullError> {
     let present = if options.force { None } else { present(options)? };
-    let PullOptions { ownership, force, limits, .. } = *options;
-    let apply = ApplyOptions { ownership, force, limits };
+    let PullOptions { ownership, force, ref resources, .. } = *options;
+    let limits = resources.limits;
+    let how = ApplyOptions { ownership, force, limits, is_durable: options.sync };
+    let make_staging = || Staging::create(&options.dest, how);
     // Whether DEST may be written is said before the network is asked. Only a DEST that holds an
     // image already may be full and yet right.
     let staging = match present {
         Some(_) => None,
-        None => Some(Staging::create(&options.dest, apply)?),
+        None => Some(make_staging()?),
     };
     // A digest says by itself that nothing can have changed.
     if let (Some(record), Some(digest)) = (&present, source.digest())
         && holds(record, digest)
     {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
+        return up_to_date(record, options);
     }
-    let cache = options.cache.as_deref();
+    let cache = resources.cache.as_deref();
     let named = resolve::name(source, cache).await?;
     if let Some(record) = present.as_ref().filter(|record| holds(record, &named.digest)) {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() });
+        return up_to_date(record, options);
     }
     let mut resolved = resolve::resolve(source, cache, named, &options.platform).await?;
     if let Some(record) = present.filter(|record| holds(record, &resolved.manifest_digest)) {
-        return Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest });
+        return up_to_date(&record, options);
     }
-    let mut staging = match staging {
+    let staging = match staging {
         Some(staging) => staging,
-        None => Staging::create(&options.dest, apply)?,
+        None => make_staging()?,
     };
     let config = resolve::config(source, cache, &mut resolved, &options.platform).await?;
-    let layers = &resolved.manifest.layers;
-    // What is on this machine needs no keeping.
-    let keep = if source.is_local() { &[] } else { layers.as_slice() };
-    let job = Job {
-        source,
-        layers,
-        diff_ids: &config.diff_ids,
-        caches: &LayerCaches::new(options.cache.as_ref(), keep, &options.dest, source.observer()),
-        jobs: options.jobs,
-    };
-    let mut evicted = HashSet::new();
-    let staging = loop {
-        match unpack(&job, staging).await {
-            Ok(staging) => break staging,
-            // A cache that was damaged is no reason to fail; what failed in the same way when it
-            // came from the registry is.
-            Err(Failure { evicted: Some(layer), .. }) if evicted.insert(layer.clone()) => {
-                staging = Staging::create(&options.dest, apply)?;
-            }
-            Err(Failure { error, .. }) => return Err(error),
-        }
-    };
+    let image = Image { source, resolved: &resolved, config: &config };
+    let staging = image.unpack(resources, &options.dest, staging, make_staging).await?;
     let record = record(source, &resolved, config, options.ownership);
     let warnings = staging.commit(&record)?;
     if let Some(cache) = cache.filter(|_| !source.is_local()) {
@@ -156,6 +152,78 @@ pub async fn pull(source: &Source, options: &PullOptions) -> Result<Pulled, Pull
         bytes: resolved.manifest.layers.iter().map(Descriptor::size).sum(),
         warnings,
     })
+}
+
+/// Unpacks the image that `record` names once more, beside `dest`, to be looked at: nothing takes
+/// the place of `dest`. Fails when that image is not what the record says it is.
+pub async fn stage(
+    source: &Source,
+    record: &ImageRecord,
+    dest: &Path,
+    resources: &Resources,
+) -> Result<Staging, PullError> {
+    let other = |what| PullError::OtherImage {
+        dest: dest.into(),
+        digest: record.manifest_digest.clone(),
+        what,
+    };
+    let digest = Digest::from_str(&record.manifest_digest).map_err(|_| other("digest"))?;
+    let platform = Platform::from_record(&record.platform);
+    let how =
+        ApplyOptions { limits: resources.limits, ..ApplyOptions::new(record.ownership, false) };
+    let make_staging = || Staging::beside(dest, how);
+    let staging = make_staging()?;
+    let cache = resources.cache.as_deref();
+    let named = Named::by_digest(digest);
+    let mut resolved = resolve::resolve(source, cache, named, &platform).await?;
+    let config = resolve::config(source, cache, &mut resolved, &platform).await?;
+    if layers(&resolved, &config) != record.layers {
+        return Err(other("layers"));
+    }
+    let image = Image { source, resolved: &resolved, config: &config };
+    image.unpack(resources, dest, staging, make_staging).await
+}
+
+/// An image whose layers are still to be fetched.
+struct Image<'a> {
+    source: &'a Source,
+    resolved: &'a Resolved,
+    config: &'a Config,
+}
+
+impl Image<'_> {
+    /// Unpacks the image into `staging`, or where the cache turns out to be damaged, into a new one.
+    async fn unpack(
+        &self,
+        resources: &Resources,
+        dest: &Path,
+        mut staging: Staging,
+        make_staging: impl Fn() -> Result<Staging, ApplyError>,
+    ) -> Result<Staging, PullError> {
+        let layers = &self.resolved.manifest.layers;
+        // What is on this machine needs no keeping.
+        let kept = if self.source.is_local() { &[] } else { layers.as_slice() };
+        let observer = self.source.observer();
+        let job = Job {
+            source: self.source,
+            layers,
+            diff_ids: &self.config.diff_ids,
+            caches: &LayerCaches::new(resources.cache.as_ref(), kept, dest, observer),
+            jobs: resources.jobs,
+        };
+        let mut evicted = HashSet::new();
+        loop {
+            match unpack(&job, staging).await {
+                Ok(staging) => return Ok(staging),
+                // A cache that was damaged is no reason to fail; what failed in the same way when it
+                // came from the registry is.
+                Err(Failure { evicted: Some(layer), .. }) if evicted.insert(layer.clone()) => {
+                    staging = make_staging()?;
+                }
+                Err(Failure { error, .. }) => return Err(error),
+            }
+        }
+    }
 }
 
 /// The record of what DEST holds, if it was made for this platform and with this ownership, by this
@@ -175,6 +243,14 @@ fn present(options: &PullOptions) -> Result<Option<ImageRecord>, PullError> {
     }))
 }
 
+fn up_to_date(record: &ImageRecord, options: &PullOptions) -> Result<Pulled, PullError> {
+    if options.sync {
+        // Who pulled it may not have waited for the disk.
+        apply::sync(&options.dest)?;
+    }
+    Ok(Pulled::UpToDate { manifest_digest: record.manifest_digest.clone() })
+}
+
 fn holds(record: &ImageRecord, digest: &Digest) -> bool {
     [&record.resolved_digest, &record.manifest_digest].contains(&&digest.to_string())
 }
@@ -185,7 +261,6 @@ fn record(
     config: Config,
     ownership: Ownership,
 ) -> ImageRecord {
-    let layers = resolved.manifest.layers.iter().zip(&config.diff_ids);
     ImageRecord {
         version: RECORD_VERSION,
         reference: source.typed().to_owned(),
@@ -193,13 +268,18 @@ fn record(
         manifest_digest: resolved.manifest_digest.to_string(),
         resolved_digest: resolved.resolved_digest.to_string(),
         platform: resolved.platform.to_record(),
-        layers: layers
-            .map(|(layer, diff_id)| RecordedLayer {
-                digest: layer.digest().to_string(),
-                diff_id: diff_id.to_string(),
-            })
-            .collect(),
+        layers: layers(resolved, &config),
         ownership,
         config: config.raw,
     }
+}
+
+fn layers(resolved: &Resolved, config: &Config) -> Vec<RecordedLayer> {
+    let layers = resolved.manifest.layers.iter().zip(&config.diff_ids);
+    layers
+        .map(|(layer, diff_id)| RecordedLayer {
+            digest: layer.digest().to_string(),
+            diff_id: diff_id.to_string(),
+        })
+        .collect()
 }

@@ -81,6 +81,13 @@ pub struct Named {
     body: Option<Body>,
 }
 
+impl Named {
+    /// A digest that is known already; nothing has to be asked for it.
+    pub fn by_digest(digest: Digest) -> Self {
+        Self { digest, size_bytes: None, media_type: String::new(), body: None }
+    }
+}
+
 /// What a name stands for, fetched and checked.
 #[derive(Debug)]
 pub struct Root {

@@ -292,3 +292,42 @@ fn a_global_header_counts_for_all_that_follows() {
     got.assert_has("after", &["mtime=77.500000000", "owner=42:0", "size=4"]);
     got.assert_has("own", &["mtime=5.000000000", "owner=6:0"]);
 }
+
+#[test]
+fn times_at_the_ends_of_what_a_header_can_say_are_no_error() {
+    for time in ["9223372036854775807", "-9223372036854775808", "-62135596800.000000001"] {
+        let at = |builder: LayerBuilder| builder.pax("mtime", time).pax("atime", time);
+        let mut builder = at(layer().dir("d", 0o755));
+        builder = at(builder.file("d/f", "x"));
+        builder = at(builder.symlink("d/l", "f"));
+        let got = unpacked(&[at(builder.fifo("d/p"))]);
+        assert_eq!(got.tree.paths().len(), 5, "{time}:\n{}", got.tree.text());
+    }
+    for bad in ["9223372036854775808", "1e9", "", " 1", "1.x", "0x1"] {
+        if bad.is_empty() {
+            // Nothing said: the header's own counts.
+            let got = unpacked(&[layer().file("f", "").mtime(7, 0).pax("mtime", bad)]);
+            got.assert_has("f", &["mtime=7.000000000"]);
+        } else {
+            let message = refused(&[layer().file("f", "").pax("mtime", bad)]);
+            assert!(message.contains("a time that is none"), "{bad}: {message}");
+        }
+    }
+}
+
+/// An attribute of the kernel's or the file system's own that nobody may set so.
+#[test]
+fn attributes_that_the_kernel_refuses_are_counted_and_those_too_large_are_an_error() {
+    let got = unpacked(&[layer()
+        .file("f", "")
+        .xattr("unheard.of", "1")
+        .file("g", "")
+        .xattr("system.nonsense", "1")]);
+    let told = ["extended attributes cannot be kept here: 2 files, the first \"f\""];
+    assert_eq!(got.warnings, told);
+    let huge = refused(&[layer().file("f", "").xattr("user.huge", vec![b'x'; 70_000])]);
+    assert!(huge.contains("fsetxattr") && huge.contains("70000 bytes"), "{huge}");
+    let long = format!("user.{}", "n".repeat(300));
+    let message = refused(&[layer().file("f", "").xattr(&long, "1")]);
+    assert!(message.contains("fsetxattr"), "{message}");
+}

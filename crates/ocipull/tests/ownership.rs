@@ -133,6 +133,25 @@ fn a_file_capability_is_kept_inside_the_namespace() {
 }
 
 #[test]
+fn a_file_capability_without_a_namespace_is_left_out_with_one_warning() {
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let layer = ["ping", "arping"].into_iter().fold(LayerBuilder::new(), |layer, name| {
+        let layer = layer.program(name, "x").xattr("security.capability", capability);
+        layer.xattr("security.selinux", "l").xattr("trusted.x", "1").xattr("user.kept", "1")
+    });
+    let image = Image::new().layer(layer.build(Compression::Gzip));
+    let setup = Setup::new(TestUser::without_subids(), &image);
+    let done = setup.unpack("single", "dest");
+    done.assert_success();
+    done.assert_stderr("file capabilities cannot be kept without root: 2 files");
+    assert_eq!(done.stderr_text().matches("warning").count(), 1, "{done}");
+    let tree = Tree::of(&setup.dest("dest"), &Options::default());
+    let line = tree.get("ping").unwrap();
+    assert!(line.contains("xattr=user.kept=1") && line.contains("mode=0755"), "{line}");
+    assert!(!line.contains("security.") && !line.contains("trusted."), "{line}");
+}
+
+#[test]
 fn an_id_outside_of_the_range_is_an_error_that_names_it() {
     let layer = LayerBuilder::new().file("etc/far", "x").owner(70_000, 5);
     let image = Image::new().layer(layer.build(Compression::Gzip));

@@ -7,7 +7,7 @@ mod common;
 use std::os::unix::fs::MetadataExt;
 
 use common::{Place, serve};
-use testkit::image::Index;
+use testkit::image::{Image, Index};
 use testkit::images::{CENTOS_LIST_BYTES, centos_recorded};
 use testkit::media;
 use testkit::registry::{Auth, Fault, Listener, Registry, RegistryOptions, Rule};
@@ -240,4 +240,31 @@ fn a_bundle_gets_its_rootfs_and_the_record_beside_it() {
     // One that was made for nothing is gone again.
     place.run(&[&format!("{}/app:none", registry.host()), "--bundle", "other"]).failed(1, &["404"]);
     assert_eq!(place.names(), ["pod"]);
+}
+
+#[test]
+fn an_image_without_layers_is_an_empty_root_filesystem() {
+    let registry = Registry::start(RegistryOptions::default());
+    Image::new().cmd(&["/bin/sh"]).push(&registry, "app", "v1");
+    let place = Place::new();
+    let image = format!("{}/app:v1", registry.host());
+    place.run(&[&image, "d"]).succeeded().says("0 layers");
+    assert_eq!(std::fs::read_dir(place.path("d")).unwrap().count(), 0);
+    assert_eq!(place.record("d")["layers"], serde_json::json!([]));
+    place.run(&[&image, "d"]).succeeded().says("up to date");
+}
+
+#[test]
+fn a_layer_that_an_image_has_twice_is_applied_twice() {
+    use testkit::layers::{Compression, LayerBuilder};
+    let files = LayerBuilder::new().file("f", "1").build(Compression::Gzip);
+    let hides = LayerBuilder::new().whiteout("f").file("g", "2").build(Compression::Zstd);
+    let registry = Registry::start(RegistryOptions::default());
+    let layers = [files.clone(), hides.clone(), files, hides.clone(), hides];
+    layers.into_iter().fold(Image::new(), Image::layer).push(&registry, "app", "v1");
+    let place = Place::new();
+    place.run(&[&format!("{}/app:v1", registry.host()), "d"]).succeeded();
+    assert!(place.path("d/g").exists());
+    common::assert_absent(&place.path("d/f"));
+    assert_eq!(place.record("d")["layers"].as_array().unwrap().len(), 5);
 }

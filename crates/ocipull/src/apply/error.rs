@@ -301,6 +301,7 @@ fn sys_hint(error: &SysError) -> Option<String> {
             "free some space, or name a destination on another file system"
         }
         Errno::EMFILE => "raise the limit of open files (ulimit -n), or lower --jobs",
+        Errno::EIO => "the disk fails: see the kernel's log (dmesg)",
         Errno::EACCES | Errno::EPERM => "check who owns the directory",
         _ => return None,
     };

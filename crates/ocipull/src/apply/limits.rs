@@ -198,6 +198,11 @@ pub const MAX_PATHS_BYTES: usize = 256 << 20;
 /// Links followed for one path, as the kernel's `MAXSYMLINKS`.
 pub const MAX_LINKS_FOLLOWED: usize = 40;
 
+/// Bytes of the paths that are looked up while a layer's paths are resolved, name by name, all together:
+/// four million files in ten directories each need half of it. Without it a link whose target goes up
+/// and down a thousand times, forty of them for one path, makes a layer of some kilobytes take days.
+pub const MAX_WALKED_BYTES: u64 = 4 << 30;
+
 /// Extended attributes of directories are kept in memory to the end: this much in all. One that is
 /// an access control list has 8 bytes an entry.
 pub const MAX_DIR_XATTR_BYTES: usize = 16 << 20;

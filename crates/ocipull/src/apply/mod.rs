@@ -24,6 +24,7 @@
 //! Paths are resolved in memory; on disk every directory is opened without following a link, and
 //! every name is made anew, never opened ([`ctsys::rootdir`]).
 
+mod commit;
 mod confine;
 mod error;
 mod layer;
@@ -41,6 +42,7 @@ mod tree;
 mod turns;
 mod warning;
 
+pub use commit::sync;
 pub use error::{ApplyError, EntryError};
 pub use limits::Limits;
 pub use remove::remove;

@@ -167,15 +167,25 @@ impl DestPlace {
                 }
                 Ok(dir) => dir,
             };
-            let locked = rootdir::try_lock(&dir).map_err(failed)?;
-            // The same may have happened between these two steps.
-            let there = rootdir::stat_at(&self.parent, &name).map_err(failed)?;
-            let own = rootdir::stat(&dir).map_err(failed)?;
-            if locked && there.is_some_and(|s| s.st_ino == own.st_ino) {
-                return Ok((name, dir));
+            match self.lock_made(&name, &dir) {
+                Ok(true) => return Ok((name, dir)),
+                // The same has happened between these two steps.
+                Ok(false) => {}
+                Err(e) => {
+                    let _ = rootdir::remove_at(&self.parent, &name);
+                    return Err(failed(e));
+                }
             }
         }
         Err(failed(SysError::new("mkdirat", format!("{:?}", self.dest), Errno::EEXIST)))
+    }
+
+    /// Locks a directory just made; `false` when it is another run's, or stands there no more.
+    fn lock_made(&self, name: &[u8], dir: &OwnedFd) -> Result<bool, SysError> {
+        let locked = rootdir::try_lock(dir)?;
+        let there = rootdir::stat_at(&self.parent, name)?;
+        let own = rootdir::stat(dir)?;
+        Ok(locked && there.is_some_and(|there| there.st_ino == own.st_ino))
     }
 
     /// Removes what runs that were killed left beside the destination: whatever has such a name

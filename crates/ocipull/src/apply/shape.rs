@@ -13,8 +13,11 @@
 //! mislead it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::limits::{MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES, MAX_PATHS_BYTES};
+use super::limits::{
+    MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES, MAX_PATHS_BYTES, MAX_WALKED_BYTES,
+};
 use super::name::{join, quoted, split};
 
 /// What the layer has at a path.
@@ -59,6 +62,9 @@ pub enum ShapeError {
     /// Past [`MAX_PATHS_BYTES`].
     #[error("the paths together are longer than {MAX_PATHS_BYTES} bytes")]
     TooManyBytes,
+    /// Past [`MAX_WALKED_BYTES`].
+    #[error("the layer's paths and links take more than {MAX_WALKED_BYTES} bytes to resolve")]
+    TooMuchWalked,
 }
 
 /// The paths that a layer made so far.
@@ -68,6 +74,8 @@ pub struct LayerShape {
     made: BTreeMap<Box<[u8]>, Made>,
     /// Of the keys and of the links' targets.
     bytes: usize,
+    /// Of the paths looked up so far: what resolving costs.
+    walked_bytes: AtomicU64,
 }
 
 impl Default for LayerShape {
@@ -79,7 +87,7 @@ impl Default for LayerShape {
 impl LayerShape {
     /// Empty, for at most so many paths.
     pub fn new(max_entries: usize) -> Self {
-        Self { max_entries, made: BTreeMap::new(), bytes: 0 }
+        Self { max_entries, made: BTreeMap::new(), bytes: 0, walked_bytes: AtomicU64::new(0) }
     }
 
     /// The directory that the clean path `raw` means in this layer, free of links. It need not
@@ -92,6 +100,7 @@ impl LayerShape {
         let mut links = 0;
         while let Some(name) = left.pop() {
             if &*name == b".." {
+                self.count_walked(done.len())?;
                 // Above the root is the root, as the kernel has it.
                 done.truncate(split(&done).0.len());
                 continue;
@@ -100,6 +109,7 @@ impl LayerShape {
             if next.len() > MAX_PATH_BYTES {
                 return Err(ShapeError::TooLong);
             }
+            self.count_walked(next.len())?;
             match self.made.get(next.as_slice()) {
                 None | Some(Made::Dir { .. }) => done = next,
                 Some(Made::Other) => return Err(ShapeError::NotADirectory(next)),
@@ -121,6 +131,11 @@ impl LayerShape {
     /// All that the layer has, by path: a directory stands before what is in it.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Made)> {
         self.made.iter().map(|(path, made)| (path.as_ref(), made))
+    }
+
+    fn count_walked(&self, bytes: usize) -> Result<(), ShapeError> {
+        let before = self.walked_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if before > MAX_WALKED_BYTES { Err(ShapeError::TooMuchWalked) } else { Ok(()) }
     }
 
     /// What the layer has at the resolved path.

@@ -1,13 +1,10 @@
-//! The tree that is being made, beside the destination, and the step that puts it there.
+//! The tree that is being made, beside the destination.
 
-use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use ctsys::record::{ImageRecord, Ownership};
+use ctsys::record::Ownership;
 use ctsys::rootdir;
-use ctsys::{Errno, SysError};
 use oci_spec::image::Digest;
 
 use super::ApplyError;
@@ -20,7 +17,6 @@ use super::place::{DestPlace, Found};
 use super::tar::{TarError, TarReader};
 use super::tree::Tree;
 use super::turns::Turns;
-use super::warning::Warning;
 
 /// How a root filesystem is to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +27,16 @@ pub struct ApplyOptions {
     pub force: bool,
     /// What the image may ask for at most.
     pub limits: Limits,
+    /// Whether [`Staging::commit`] gets everything onto the disk, so that after a power cut the
+    /// destination is, with its record, the old tree or the whole new one; and once it returned,
+    /// the new one. A disk that fails is then an error, and the destination stays as it was.
+    pub is_durable: bool,
 }
 
 impl ApplyOptions {
     /// With the usual limits.
     pub const fn new(ownership: Ownership, force: bool) -> Self {
-        Self { ownership, force, limits: Limits::USUAL }
+        Self { ownership, force, limits: Limits::USUAL, is_durable: false }
     }
 }
 
@@ -67,13 +67,13 @@ pub struct LayerStats {
 /// in a thread of its own ([`Staging::apply_layer_at`]): the tree is the same.
 #[derive(Debug)]
 pub struct Staging {
-    place: DestPlace,
-    options: ApplyOptions,
+    pub(super) place: DestPlace,
+    pub(super) options: ApplyOptions,
     /// The tree's name in the destination's parent, while it stands there.
-    name: Option<Vec<u8>>,
+    pub(super) name: Option<Vec<u8>>,
     /// The tree's directory.
-    root: OwnedFd,
-    turns: Turns,
+    pub(super) root: OwnedFd,
+    pub(super) turns: Turns,
     budget: Budget,
     /// Layers applied by [`Staging::apply_layer`].
     applied: usize,
@@ -87,8 +87,26 @@ impl Staging {
     /// and `options.force` is set.
     pub fn create(dest: &Path, options: ApplyOptions) -> Result<Self, ApplyError> {
         let place = DestPlace::open(dest, true)?;
-        let made = prepare(&place, options).and_then(|()| make_tree(&place, options.ownership));
-        let (name, root, tree) = match made {
+        if let Err(error) = prepare(&place, options) {
+            place.remove_made_parents();
+            return Err(error);
+        }
+        Self::make(place, options)
+    }
+
+    /// A tree to be looked at only, beside the root filesystem at `dest`, which stays whatever it
+    /// holds and whatever is mounted in it: see [`Staging::finish`].
+    pub fn beside(dest: &Path, options: ApplyOptions) -> Result<Self, ApplyError> {
+        let place = DestPlace::open(dest, false)?;
+        if place.look()? == Found::Nothing {
+            return Err(ApplyError::Missing { dest: dest.into() });
+        }
+        place.remove_leftovers()?;
+        Self::make(place, options)
+    }
+
+    fn make(place: DestPlace, options: ApplyOptions) -> Result<Self, ApplyError> {
+        let (name, root, tree) = match make_tree(&place, options.ownership) {
             Ok(made) => made,
             Err(error) => {
                 place.remove_made_parents();
@@ -192,80 +210,6 @@ impl Staging {
         }
         Ok(entries)
     }
-
-    /// Puts the tree in the destination's place and `record` beside it; gives what could not be
-    /// kept.
-    ///
-    /// The tree is exchanged in one step, so at every moment the destination is the old tree or
-    /// the new one. The old record goes before that step and the new one comes after it: a run
-    /// that is killed in between leaves no record, never one of another tree.
-    pub fn commit(mut self, record: &ImageRecord) -> Result<Vec<Warning>, ApplyError> {
-        let tree = self.turns.tree().ok_or(ApplyError::Incomplete)?;
-        let finished = tree.finish();
-        finished.map_err(|(path, source)| ApplyError::Metadata { path, source: source.into() })?;
-        let mut warnings = tree.keeper.notes.warnings();
-        // Two runs with --force would else put one's tree beside the other's record.
-        let turn = self.place.take_turn()?;
-        // It may have been filled since.
-        let found = self.place.look()?;
-        if found == Found::FullDir && !self.options.force {
-            return Err(ApplyError::Exists { dest: self.place.dest.clone() });
-        }
-        self.place.refuse_mounts()?;
-        let new_record = self.place.fresh_name(".json");
-        let written = write_file(&self.place, &new_record, &record.to_json());
-        let moved = written.and_then(|()| self.replace(found));
-        if let Err(error) = moved {
-            let _ = rootdir::unlink_at(self.place.parent(), &new_record);
-            return Err(error);
-        }
-        rootdir::rename_at(self.place.parent(), &new_record, &self.place.record_name())
-            .map_err(|e| self.place.failed("write the record of", e))?;
-        drop(turn);
-        if found == Found::FullDir {
-            warnings.extend(self.remove_old());
-        }
-        self.name = None;
-        Ok(warnings)
-    }
-
-    /// The steps around the exchange; undone when it fails.
-    fn replace(&mut self, found: Found) -> Result<(), ApplyError> {
-        let failed = |place: &DestPlace, e| place.failed("replace", e);
-        let Some(staged) = self.name.clone() else { return Ok(()) };
-        let (parent, dest) = (self.place.parent(), self.place.name());
-        let (record, aside) = (self.place.record_name(), self.place.fresh_name(".old.json"));
-        let had_record = match rootdir::rename_at(parent, &record, &aside) {
-            Err(e) if e.errno() == Errno::ENOENT => false,
-            other => other.map(|()| true).map_err(|e| failed(&self.place, e))?,
-        };
-        let moved = match found {
-            Found::FullDir => rootdir::exchange_at(parent, &staged, dest),
-            // rename(2) takes the place of nothing and of an empty directory, and of nothing else.
-            Found::Nothing | Found::EmptyDir => rootdir::rename_at(parent, &staged, dest),
-        };
-        if let Err(e) = moved {
-            if had_record {
-                let _ = rootdir::rename_at(parent, &aside, &record);
-            }
-            return Err(failed(&self.place, e));
-        }
-        if found != Found::FullDir {
-            self.name = None;
-        }
-        if had_record {
-            let _ = rootdir::unlink_at(self.place.parent(), &aside);
-        }
-        Ok(())
-    }
-
-    /// Removes the tree that the exchange put aside.
-    fn remove_old(&self) -> Option<Warning> {
-        let old = self.name.as_ref()?;
-        let error = rootdir::remove_at(self.place.parent(), old).err()?;
-        let name = old.escape_ascii();
-        Some(Warning::new(format!("cannot remove the replaced tree, now \"{name}\": {error}")))
-    }
 }
 
 /// Whether the destination may be written, and room for it.
@@ -302,15 +246,6 @@ impl Drop for Staging {
             self.place.remove_made_parents();
         }
     }
-}
-
-fn write_file(place: &DestPlace, name: &[u8], text: &[u8]) -> Result<(), ApplyError> {
-    let failed = |e| place.failed("write the record of", e);
-    let mut file: File = rootdir::create_file_at(place.parent(), name).map_err(failed)?;
-    let shown = || String::from_utf8_lossy(name).into_owned();
-    file.write_all(text).map_err(|e| failed(SysError::from_io("write", shown(), &e)))?;
-    // For all to read, as the tree is: what runs it need not be who pulled it.
-    rootdir::set_mode(&file, 0o644).map_err(failed)
 }
 
 fn tar_error(layer: &LayerSpec<'_>, error: TarError) -> ApplyError {

@@ -1,10 +1,10 @@
 //! Random stacks of layers: few names, so that most paths meet others, in their own layer and below.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use testkit::layers::{Compression, Entry, Layer, LayerBuilder};
 
-use crate::property_model::{AUFS_LINKS, Kind, Meta, Model, Op};
+use crate::property_model::{self, AUFS_LINKS, Kind, Meta, Model, Op};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): any seed gives a good sequence, also 0, 1, 2.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub(crate) enum Kinds {
     All,
     /// Only what umoci does alike: see the test that compares with it.
     LikeUmoci,
+    /// Only what podman does alike: see the test that compares with it.
+    LikePodman,
 }
 
 /// One to five layers. Nearly all can be unpacked; a few end with an entry that is refused.
@@ -52,19 +54,26 @@ pub(crate) fn stack(random: &mut Random, kinds: Kinds) -> Vec<Vec<Op>> {
     let mut layers = Vec::new();
     for _ in 0..=random.below(5) {
         let mut layer = Vec::new();
-        if kinds == Kinds::LikeUmoci {
-            layer.push(Op::Dir(b"./".to_vec(), meta(random, true)));
+        let mut names = BTreeSet::from([Vec::new()]);
+        if kinds != Kinds::All {
+            layer.push(Op::Dir(b"./".to_vec(), meta(random, kinds == Kinds::LikeUmoci)));
         }
         layer.iter().for_each(|op| model.apply(op).unwrap_or_else(|e| panic!("{e:?}: {op:?}")));
         for _ in 0..random.below(14) {
             let drawn = match kinds {
                 Kinds::All => vec![op(random)],
-                Kinds::LikeUmoci => {
+                Kinds::LikeUmoci | Kinds::LikePodman => {
                     let op = op(random);
                     tame(random, &model, op)
                 }
             };
-            for op in drawn {
+            for mut op in drawn {
+                if kinds == Kinds::LikePodman {
+                    suit_podman(&model, &mut op);
+                    if !names.insert(entry_name(&op)) || is_otherwise(&model, &op) {
+                        continue;
+                    }
+                }
                 let mut after = model.clone();
                 let refused = after.apply(&op).is_err();
                 if !refused {
@@ -83,6 +92,53 @@ pub(crate) fn stack(random: &mut Random, kinds: Kinds) -> Vec<Vec<Op>> {
     layers
 }
 
+/// Takes times before 1970 away and directories' attributes, and gives hard links the metadata of
+/// their target, as tar programs do.
+fn suit_podman(model: &Model, op: &mut Op) {
+    match op {
+        Op::Dir(_, meta) => {
+            meta.xattrs.clear();
+            meta.mtime.0 = meta.mtime.0.max(0);
+        }
+        Op::Leaf(_, _, meta) => meta.mtime.0 = meta.mtime.0.max(0),
+        Op::HardLink(_, target, meta) => {
+            *meta = model.leaf_of_target(target).map(|(_, of_target)| of_target);
+        }
+        Op::Whiteout(_) | Op::Opaque(_) => {}
+    }
+}
+
+/// Whether podman does otherwise: see the test that compares with it.
+fn is_otherwise(model: &Model, op: &Op) -> bool {
+    match op {
+        Op::HardLink(path, target, _) => {
+            let to_symlink = matches!(model.leaf_of_target(target), Some((Kind::Symlink(_), _)));
+            to_symlink || !model.has_own_dir(&parent(path))
+        }
+        Op::Dir(path, _) | Op::Leaf(path, ..) => !model.has_own_dir(&parent(path)),
+        Op::Opaque(dir) => !model.has_dir(dir),
+        Op::Whiteout(path) => !model.has_dir(&parent(path)) || model.has_own(path),
+    }
+}
+
+fn parent(path: &[u8]) -> Vec<u8> {
+    let slash = path.iter().rposition(|&b| b == b'/');
+    path[..slash.unwrap_or_default()].to_vec()
+}
+
+/// The cleaned name of the entry.
+fn entry_name(op: &Op) -> Vec<u8> {
+    let (dir, name) = match op {
+        Op::Dir(path, _) | Op::Leaf(path, ..) | Op::HardLink(path, ..) => {
+            (path.clone(), Vec::new())
+        }
+        Op::Whiteout(path) => (path.clone(), b".wh.".to_vec()),
+        Op::Opaque(path) => (path.clone(), b"/.wh..wh..opq".to_vec()),
+    };
+    let clean = property_model::clean(&dir).map(|names| names.join(&b'/'));
+    [clean.unwrap_or_default(), name].concat()
+}
+
 fn op(random: &mut Random) -> Op {
     match random.below(20) {
         0..=4 => Op::Dir(raw_path(random), meta(random, true)),
@@ -91,7 +147,7 @@ fn op(random: &mut Random) -> Op {
             Op::Leaf(raw_path(random), Kind::File(data), meta(random, true))
         }
         9..=11 => Op::Leaf(raw_path(random), Kind::Symlink(target(random)), meta(random, false)),
-        12..=13 => Op::HardLink(raw_path(random), raw_path(random)),
+        12..=13 => Op::HardLink(raw_path(random), raw_path(random), None),
         14 => Op::Leaf(raw_path(random), Kind::Fifo, meta(random, false)),
         15 => Op::Leaf(raw_path(random), Kind::Char(1, 3), meta(random, false)),
         16..=17 => Op::Whiteout(path(random)),
@@ -104,7 +160,7 @@ fn op(random: &mut Random) -> Op {
 fn aufs(random: &mut Random) -> Op {
     let kept = [AUFS_LINKS, b"/1.2"].concat();
     if random.one_in(2) {
-        return Op::HardLink(raw_path(random), kept);
+        return Op::HardLink(raw_path(random), kept, None);
     }
     Op::Leaf(kept, Kind::File(b"kept".to_vec()), meta(random, true))
 }
@@ -160,14 +216,10 @@ fn meta(random: &mut Random, with_xattrs: bool) -> Meta {
 
 /// The entry with what umoci needs before it, or nothing where umoci does otherwise.
 fn tame(random: &mut Random, model: &Model, op: Op) -> Vec<Op> {
-    let parent = |path: &[u8]| {
-        let slash = path.iter().rposition(|&b| b == b'/');
-        path[..slash.unwrap_or_default()].to_vec()
-    };
     let (path, alike) = match &op {
         Op::Whiteout(path) => (None, model.is_plain(&parent(path))),
         Op::Opaque(path) => (None, model.is_plain(path)),
-        Op::HardLink(path, target) => {
+        Op::HardLink(path, target, _) => {
             let itself = model.place_of(path) == model.place_of(target);
             (Some(path), !itself && model.is_plain(&parent(target)))
         }
@@ -224,8 +276,8 @@ pub(crate) fn layer(ops: &[Op], compression: Compression) -> Layer {
             }
             entry
         }
-        Op::HardLink(path, target) => {
-            let mut entry = entry(b'1', path, None);
+        Op::HardLink(path, target, meta) => {
+            let mut entry = entry(b'1', path, meta.as_ref());
             entry.link.clone_from(target);
             entry
         }

@@ -24,7 +24,8 @@ pub(crate) struct Meta {
 pub(crate) enum Op {
     Dir(Vec<u8>, Meta),
     Leaf(Vec<u8>, Kind, Meta),
-    HardLink(Vec<u8>, Vec<u8>),
+    /// With what its entry says about the file, which counts for nothing.
+    HardLink(Vec<u8>, Vec<u8>, Option<Meta>),
     Whiteout(Vec<u8>),
     Opaque(Vec<u8>),
 }
@@ -125,7 +126,7 @@ impl Model {
                 let path = self.place(&clean(path)?)?;
                 self.put(&path, Rc::new((kind.clone(), meta.clone())));
             }
-            Op::HardLink(path, target) => {
+            Op::HardLink(path, target, _) => {
                 let path = self.place(&clean(path)?)?;
                 let leaf = self.link_target(&path, target)?;
                 self.put(&path, leaf);
@@ -157,6 +158,25 @@ impl Model {
     /// at it.
     pub(crate) fn is_plain(&self, path: &[u8]) -> bool {
         clean(path).is_ok_and(|path| self.upper.is_open(&path) && self.lower.is_open(&path))
+    }
+
+    /// Whether this layer has something at that path.
+    pub(crate) fn has_own(&self, path: &[u8]) -> bool {
+        clean(path).is_ok_and(|path| self.upper.get(&path).is_some())
+    }
+
+    /// Whether the merged tree has that directory.
+    pub(crate) fn has_dir(&self, path: &[u8]) -> bool {
+        let is_dir = |tree: &Dir, path: &Path| matches!(tree.get(path), Some(Node::Dir(_)));
+        clean(path).is_ok_and(|path| {
+            path.is_empty() || is_dir(&self.upper, &path) || is_dir(&self.lower, &path)
+        })
+    }
+
+    /// The file that a hard link to `target` would name.
+    pub(crate) fn leaf_of_target(&self, target: &[u8]) -> Option<(Kind, Meta)> {
+        let nowhere = vec![Vec::new()];
+        Some(self.link_target(&nowhere, target).ok()?.as_ref().clone())
     }
 
     /// The path with this layer's links on its way followed, where it can be made.
@@ -340,7 +360,7 @@ impl Dir {
 }
 
 /// The names of a path; `..` takes one back, and fails above the root.
-fn clean(path: &[u8]) -> Result<Path, Refusal> {
+pub(crate) fn clean(path: &[u8]) -> Result<Path, Refusal> {
     let mut names = Path::new();
     for name in path.split(|&b| b == b'/') {
         match name {

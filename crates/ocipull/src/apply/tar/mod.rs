@@ -164,7 +164,10 @@ impl<R: BufRead> TarReader<R> {
                     // Each header is bounded; what many of them leave together has to be as well.
                     self.within_limit("what global extended headers say", global.xattr_bytes())?;
                     self.global = global.keep_global();
+                    // For Go's reader it is an entry of its own: what stood before it for the next
+                    // entry is spent.
                     pax = self.global.clone();
+                    (long_name, long_link) = (None, None);
                 }
                 b'L' => long_name = Some(self.long(&raw, "long name")?),
                 b'K' => long_link = Some(self.long(&raw, "long link name")?),
