@@ -28,13 +28,13 @@ pub enum PullError {
     Registry(#[from] RegistryError),
     /// A layout or archive did not give a layer.
     #[error("cannot read")]
-    Local(#[from] LocalError),
+    Local(#[source] Box<LocalError>),
     /// The manifest brings a layer that is not what it says.
     #[error("cannot pull")]
-    Image(#[from] ImageError),
+    Image(#[source] Box<ImageError>),
     /// The image could not be written into a layout.
     #[error("cannot copy")]
-    Store(#[from] StoreError),
+    Store(#[source] Box<StoreError>),
     /// The image could not be unpacked.
     #[error("cannot unpack")]
     Apply(#[source] Box<ApplyError>),
@@ -72,6 +72,24 @@ impl PullError {
     /// Whether it only says that another layer failed.
     pub(crate) fn is_consequence(&self) -> bool {
         matches!(self, Self::Apply(error) if error.is_consequence())
+    }
+}
+
+impl From<LocalError> for PullError {
+    fn from(error: LocalError) -> Self {
+        Self::Local(Box::new(error))
+    }
+}
+
+impl From<ImageError> for PullError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(Box::new(error))
+    }
+}
+
+impl From<StoreError> for PullError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
     }
 }
 
@@ -119,9 +137,9 @@ impl Explain for PullError {
             Self::Resolve(error) => error.exit_code(),
             Self::Local(error) => error.exit_code(),
             Self::Store(error) => error.exit_code(),
-            Self::Image(ImageError::Inline { .. }) => EXIT_DAMAGED,
-            Self::Image(_) => 1,
-            Self::Layer { .. }
+            Self::Image(error) if matches!(**error, ImageError::Inline { .. }) => EXIT_DAMAGED,
+            Self::Image(_)
+            | Self::Layer { .. }
             | Self::Record(_)
             | Self::OtherImage { .. }
             | Self::Unpacker

@@ -220,7 +220,7 @@ impl Image<'_> {
                 Err(Failure { evicted: Some(layer), .. }) if evicted.insert(layer.clone()) => {
                     staging = make_staging()?;
                 }
-                Err(Failure { error, .. }) => return Err(error),
+                Err(Failure { error, .. }) => return Err(*error),
             }
         }
     }

@@ -40,13 +40,19 @@ pub enum ResolveError {
     Registry(#[from] RegistryError),
     /// What is on this machine is not what it should be.
     #[error(transparent)]
-    Local(#[from] LocalError),
+    Local(Box<LocalError>),
     /// What it gave is no image that can be unpacked.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// Nobody is to be asked, and it was never pulled.
     #[error("{0} is not in the cache, and --offline keeps from asking for it")]
     NotCached(String),
+}
+
+impl From<LocalError> for ResolveError {
+    fn from(error: LocalError) -> Self {
+        Self::Local(Box::new(error))
+    }
 }
 
 impl Explain for ResolveError {

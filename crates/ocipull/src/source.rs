@@ -22,7 +22,7 @@ pub struct Source {
 /// What kind it is of.
 #[derive(Clone)]
 pub(crate) enum Origin {
-    Registry(Arc<Registry>, ImageReference),
+    Registry(Arc<Registry>, Arc<ImageReference>),
     Local(Arc<Local>),
 }
 
@@ -33,7 +33,7 @@ impl Source {
             typed: reference.typed().to_owned(),
             canonical: reference.to_string(),
             observer: Arc::clone(registry.observer()),
-            origin: Origin::Registry(Arc::new(registry), reference),
+            origin: Origin::Registry(Arc::new(registry), Arc::new(reference)),
         }
     }
 

@@ -32,14 +32,14 @@ pub(crate) struct Job<'a> {
 
 /// Why it could not be.
 pub(crate) struct Failure {
-    pub(crate) error: PullError,
+    pub(crate) error: Box<PullError>,
     /// The layer that failed, where it came from the cache, which does not hold it any more.
     pub(crate) evicted: Option<Digest>,
 }
 
 impl From<PullError> for Failure {
     fn from(error: PullError) -> Self {
-        Self { error, evicted: None }
+        Self { error: Box::new(error), evicted: None }
     }
 }
 
@@ -98,7 +98,7 @@ impl Unpacking<'_> {
                     let network = fetch.and_then(|fetch| fetch.failure());
                     let error = network.map_or(error, PullError::from);
                     let evicted = self.evict(done.index, done.is_from_cache);
-                    return Err(Failure { error, evicted });
+                    return Err(Failure { error: Box::new(error), evicted });
                 }
             }
         }

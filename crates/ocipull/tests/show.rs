@@ -62,6 +62,20 @@ fn the_digest_is_what_the_name_stands_for_or_the_platforms() {
 }
 
 #[test]
+fn hosts_are_names_and_addresses_with_ports() {
+    let addr = "[::1]:0".parse().unwrap();
+    let registry = Registry::start(RegistryOptions { addr, ..RegistryOptions::default() });
+    let built = image().push(&registry, "app", "v1");
+    let place = Place::new();
+    let port = registry.addr().port();
+    let name = format!("[::1]:{port}/app:v1");
+    let run = place.run(&["digest", "--json", &name]);
+    assert_eq!(parsed(&run), json!({ "reference": name, "digest": built.digest() }));
+    place.run(&[&format!("[::1]:{port}/app@{}", built.digest()), "d"]).succeeded();
+    assert_eq!(printed(&place.run(&["tags", &name])), "v1\n");
+}
+
+#[test]
 fn what_is_shown_raw_is_byte_for_byte() {
     let (registry, index, amd, arm) = serve();
     let place = Place::new();

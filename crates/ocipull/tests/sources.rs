@@ -180,12 +180,61 @@ fn an_archive_comes_through_a_pipe() {
     fs::write(place.path("old.tar"), docker_archive(&built).tar()).unwrap();
     let mut command = place.command(&["docker-archive:/dev/stdin", "d"]);
     let mut cat = std::process::Command::new("cat");
-    let cat = cat.arg(place.path("old.tar")).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    command.stdin(cat.stdout.unwrap()).env("TMPDIR", place.path(""));
+    let mut cat =
+        cat.arg(place.path("old.tar")).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    command.stdin(cat.stdout.take().unwrap()).env("TMPDIR", place.path(""));
     common::Run::of(command).succeeded();
+    assert!(cat.wait().unwrap().success());
     assert!(place.path("d/etc/alias").exists());
     // Nothing of the copy is left.
     assert_eq!(place.names(), ["d", "d.image.json", "old.tar"]);
+}
+
+/// In a user namespace, confined by Landlock, with files that only the user can read.
+#[test]
+fn an_ordinary_user_unpacks_and_keeps_images_too() {
+    use testkit::user::TestUser;
+    for user in [TestUser::with_subids(), TestUser::without_subids()] {
+        let dir = user.tempdir();
+        image().build().write_oci_layout(&dir.path().join("layout"), "v1");
+        fs::write(dir.path().join("old.tar"), docker_archive(&image().build()).tar()).unwrap();
+        user.own_tree(dir.path());
+        let ocipull = |arguments: &[&str]| {
+            let mut command = user.command(env!("CARGO_BIN_EXE_ocipull"));
+            command.args(arguments).current_dir(dir.path());
+            common::Run::of(command).succeeded();
+        };
+        ocipull(&["oci:layout", "d"]);
+        ocipull(&["docker-archive:old.tar", "e"]);
+        ocipull(&["docker-archive:old.tar", "oci:kept"]);
+        ocipull(&["verify", "-q", "d"]);
+        assert_same(&tree(&dir.path().join("d")), &tree(&dir.path().join("e")));
+        let index = fs::metadata(dir.path().join("kept/index.json")).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&index), user.uid());
+    }
+}
+
+/// `ocipull verify` looks where the image came from, whatever has that name there now.
+#[test]
+fn a_tree_is_verified_against_its_layout_or_archive() {
+    let place = Place::new();
+    let built = layout(&place, "l", "v1");
+    fs::write(place.path("a.tar"), docker_archive(&built).tar()).unwrap();
+    for (source, dest) in [("oci:l:v1", "d"), ("docker-archive:a.tar:app:v1", "e")] {
+        place.run(&[source, dest]).succeeded();
+        place.run(&["verify", dest]).succeeded().says("matches");
+        fs::write(place.path(dest).join("etc/name"), "changed").unwrap();
+        let run = place.run(&["verify", dest]);
+        assert_eq!(run.code, Some(1), "{run}");
+        assert!(run.stdout.contains("M etc/name"), "{run}");
+    }
+    place.run(&["oci:l:v1", "--force", "d"]).succeeded();
+    let other = testkit::image::Image::new().build();
+    let kept = blob(&place, "l", built.digest());
+    other.write_oci_layout(&place.path("l"), "v1");
+    place.run(&["verify", "d"]).succeeded();
+    fs::remove_file(kept).unwrap();
+    place.run(&["verify", "d"]).failed(7, &["not there"]);
 }
 
 #[test]

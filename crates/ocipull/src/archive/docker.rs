@@ -26,6 +26,9 @@ const MANIFEST_FILE: &str = "manifest.json";
 /// oci-client has none.
 const ZSTD_LAYER_MEDIA_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
+/// From where, and how many bytes.
+type Extent = (u64, u64);
+
 /// One image of an archive.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -117,7 +120,7 @@ fn layers(
     archive: &Archive<'_>,
     item: &Item,
     config: &Config,
-) -> Result<Vec<(Descriptor, (u64, u64))>, LocalError> {
+) -> Result<Vec<(Descriptor, Extent)>, LocalError> {
     let names = item.layers.iter().flatten();
     let each = names.zip(&config.diff_ids).map(|(name, diff_id)| {
         let missing = || archive.failed(name, LocalError::Missing);
@@ -130,7 +133,7 @@ fn layers(
 
 /// A layer is not compressed as a rule: then its digest is the diff_id, which is checked by who
 /// reads it. The digest of one that is compressed has to be found.
-fn layer(file: &Arc<File>, extent: (u64, u64), diff_id: &Digest) -> io::Result<Descriptor> {
+fn layer(file: &Arc<File>, extent: Extent, diff_id: &Digest) -> io::Result<Descriptor> {
     let (start, length) = extent;
     let mut head = [0; 6];
     let read =

@@ -27,7 +27,7 @@ pub struct Entry {
 impl Entry {
     /// Whether it is an index itself.
     pub fn is_index(&self) -> bool {
-        is_index_type(&self.descriptor.media_type().to_string())
+        is_index_type(self.descriptor.media_type().as_ref())
     }
 }
 
