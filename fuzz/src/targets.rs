@@ -14,6 +14,7 @@ use ocipull::apply::tar::sparse::{self, Extent, OldGnuMap, PaxForm, TextMap};
 use ocipull::apply::tar::{Entry, TarReader};
 use ocipull::apply::{ApplyOptions, LayerSpec, Staging, limits};
 use ocipull::image::{Config, Document, MAX_INDEXES, Search, inline_data};
+use ocipull::location::ImageLocation;
 use ocipull::platform::Platform;
 use ocipull::reference::ImageReference;
 use sha2::{Digest as _, Sha256};
@@ -285,6 +286,12 @@ fn assert_single_line(message: &str) {
 /// References: one written out is the same reference.
 pub fn reference(data: &[u8]) {
     let typed = String::from_utf8_lossy(data);
+    for word in ["", "oci:", "docker-archive:"] {
+        if let Err(error) = format!("{word}{typed}").parse::<ImageLocation>() {
+            assert_single_line(&error.to_string());
+            assert!(!error.hint().is_empty());
+        }
+    }
     match typed.parse::<ImageReference>() {
         Err(error) => {
             assert_single_line(&error.to_string());

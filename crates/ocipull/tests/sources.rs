@@ -88,6 +88,36 @@ fn what_buildah_pushes_is_read() {
     }
 }
 
+/// Two images that share a layer, in one archive.
+#[test]
+fn what_podman_saves_is_read() {
+    let place = Place::new();
+    layout(&place, "one", "v1");
+    let more = LayerBuilder::new().file("more", "x").build(Compression::Gzip);
+    image().layer(more).build().write_oci_layout(&place.path("two"), "v1");
+    let storage = ["--root", "root", "--runroot", "run", "--storage-driver", "vfs"];
+    let podman = |arguments: &[&str]| tool(&place, "podman", &[&storage[..], arguments].concat());
+    for name in ["one", "two"] {
+        place.run(&[&format!("oci:{name}"), &format!("want-{name}")]).succeeded();
+        let id = podman(&["pull", "-q", &format!("oci:{name}:v1")]);
+        let id = String::from_utf8(id).unwrap();
+        podman(&["tag", id.trim(), &format!("example.org/{name}:v1")]);
+    }
+    let names = ["example.org/one:v1", "example.org/two:v1"];
+    podman(&[&["save", "-q", "-m", "-o", "both.tar"], &names[..]].concat());
+    podman(&["save", "-q", "--format", "oci-archive", "-o", "two.tar", names[1]]);
+    for (source, want) in [
+        ("docker-archive:both.tar:example.org/one:v1", "one"),
+        ("docker-archive:both.tar:example.org/two:v1", "two"),
+        ("oci-archive:two.tar", "two"),
+    ] {
+        let dest = source.replace([':', '/', '.'], "-");
+        place.run(&[source, &dest]).succeeded();
+        assert_same(&tree(&place.path(&format!("want-{want}"))), &tree(&place.path(&dest)));
+    }
+    place.run(&["docker-archive:both.tar", "d"]).failed(1, &["several images", names[0], names[1]]);
+}
+
 /// Layers as links, as docker writes them where images share some; compressed ones; the same twice.
 #[test]
 fn archives_of_every_writing_are_read() {
@@ -419,6 +449,52 @@ fn damaged_archives_are_refused() {
     fs::write(place.path("layer.tar"), tar.tar()).unwrap();
     place.run(&["docker-archive:layer.tar", "d"]).failed(4, &["diff_id"]);
     place.run(&["docker-archive:layer.tar", "oci:out"]).failed(4, &["altered"]);
+}
+
+/// Bytes changed here and there, in headers most of all: opened or refused, and what is opened is
+/// the image that was saved.
+#[test]
+fn an_archive_with_any_byte_changed_is_the_image_or_refused() {
+    use ocipull::archive;
+    use ocipull::location::ArchiveName;
+    let place = Place::new();
+    let built = image().build();
+    let whole = docker_archive(&built).tar();
+    let path = place.path("a.tar");
+    let name = ArchiveName { path: path.clone(), name: None };
+    let open = || archive::open(&name, "a".into(), &false.into());
+    fs::write(&path, &whole).unwrap();
+    let right = open().unwrap().root;
+    // A linear congruential generator: the same numbers with every run.
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let (mut opened, mut refused) = (0, 0);
+    for _ in 0..2000 {
+        let mut bytes = whole.clone();
+        for _ in 0..=random(3) {
+            let block = random(bytes.len() / 512) * 512;
+            bytes[block + random(512)] = random(256) as u8;
+        }
+        bytes.truncate(bytes.len() - random(2) * random(whole.len()));
+        fs::write(&path, &bytes).unwrap();
+        match open() {
+            Ok(local) => {
+                // Layers are named by what has to come out of them, so they are seen there.
+                assert_eq!(local.root, right);
+                assert!(local.document(right.digest(), None, 1 << 20).is_ok());
+                opened += 1;
+            }
+            Err(error) => {
+                assert!(!ctsys::report::chain(&error).contains('\n'));
+                refused += 1;
+            }
+        }
+    }
+    assert!(opened > 100 && refused > 100, "{opened} opened, {refused} refused");
 }
 
 /// An image in an index in an index, in a registry and in a layout.

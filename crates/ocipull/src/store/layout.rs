@@ -257,7 +257,9 @@ impl Temporary {
         rootdir::move_at(&self.dir, self.name.as_bytes(), dir, name.as_bytes())
             .map_err(|e| store.failed("rename", e))?;
         self.is_done = true;
-        Ok(())
+        // And so is the name, before any other names it.
+        nix::unistd::fsync(dir)
+            .map_err(|errno| store.failed("sync", SysError::new("fsync", name, errno)))
     }
 }
 
