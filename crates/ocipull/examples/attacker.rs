@@ -28,8 +28,14 @@ fn main() {
         panic!("usage: attacker PARENT BAIT TARGET PAUSE_US");
     };
     let pause = Duration::from_micros(pause.parse().unwrap());
-    let mut attack =
-        Attack { bait: bait.into(), target: target.into(), pause, slot: 0, exchanges: 0 };
+    let mut attack = Attack {
+        parent: fs::canonicalize(parent).unwrap(),
+        bait: bait.into(),
+        target: target.into(),
+        pause,
+        slot: 0,
+        exchanges: 0,
+    };
     loop {
         for name in names(Path::new(parent)) {
             if name.file_name().is_some_and(|n| n.to_string_lossy().contains(".ocipull-")) {
@@ -48,6 +54,7 @@ fn main() {
 }
 
 struct Attack {
+    parent: PathBuf,
     bait: PathBuf,
     target: PathBuf,
     pause: Duration,
@@ -70,6 +77,11 @@ impl Attack {
     /// A link in the directory's place for a moment. One that cannot be put back, as somebody else
     /// was faster, stays where it is.
     fn exchange(&mut self, dir: &Path) {
+        // A link that could not be put back leads its own way out, which would change the target.
+        let real = dir.parent().and_then(|parent| fs::canonicalize(parent).ok());
+        if !real.is_some_and(|real| real.starts_with(&self.parent)) {
+            return;
+        }
         let link = self.bait.join(self.slot.to_string());
         if fs::symlink_metadata(&link).is_err() {
             symlink(&self.target, &link).unwrap();
