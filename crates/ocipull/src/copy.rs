@@ -215,7 +215,9 @@ impl OneBlob {
         let (result, from_cache) = self.attempt().await?;
         match (result, &self.cache) {
             // As when unpacking: a damaged cache is no reason to fail.
-            (Err(_), Some(cache)) if from_cache => {
+            (Err(PullError::Store(error)), Some(cache))
+                if from_cache && matches!(*error, StoreError::Content { .. }) =>
+            {
                 cache.evict(self.blob.digest());
                 self.attempt().await?.0
             }

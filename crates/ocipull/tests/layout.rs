@@ -181,6 +181,26 @@ fn half_an_image_is_never_named() {
 }
 
 #[test]
+fn the_cache_is_used_and_not_believed() {
+    let (registry, built, name) = serve();
+    let place = Place::new();
+    place.run(&[&name, "d"]).succeeded();
+    let cached = |digest: &str| place.cache().join("blobs").join(digest.replace(':', "/"));
+    let path = cached(&built.layers[0].digest);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    registry.clear_requests();
+    place.run(&[&name, "oci:l"]).succeeded();
+    for layer in &built.layers {
+        assert_eq!(fs::read(blob(&place, "l", &layer.digest)).unwrap(), layer.bytes);
+    }
+    let blobs: Vec<String> =
+        registry.walk().into_iter().filter(|line| line.contains("/blobs/")).collect();
+    assert_eq!(blobs, [format!("GET /v2/app/blobs/{} 200", built.layers[0].digest)]);
+}
+
+#[test]
 fn an_interrupted_copy_leaves_no_part_behind() {
     let (registry, built, name) = serve();
     let place = Place::new();
