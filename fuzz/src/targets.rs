@@ -382,6 +382,7 @@ fn record() -> ImageRecord {
         },
         layers: Vec::new(),
         ownership: Ownership::Root,
+        keep_dirlinks: false,
         config: Default::default(),
     }
 }

@@ -40,6 +40,9 @@ pub struct ImageRecord {
     pub layers: Vec<RecordedLayer>,
     /// How owners were stored.
     pub ownership: Ownership,
+    /// Whether a layer's directories left lower layers' links to directories as they were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_dirlinks: bool,
     /// The image's config as the registry sent it (image-spec, config.md).
     pub config: serde_json::Value,
 }

@@ -89,6 +89,7 @@ fn unpack(
         },
         layers,
         ownership,
+        keep_dirlinks: false,
         config: serde_json::to_value(&config)?,
     };
     for warning in staging.commit(&record)? {

@@ -143,6 +143,9 @@ struct TypedPull {
     #[arg(long)]
     force: bool,
     /// Return only when everything is on the disk, safe from a power cut; a disk error leaves DEST
+    /// Where a layer has a directory and a lower one a link to a directory, keep the link
+    #[arg(long)]
+    keep_dirlinks: bool,
     /// as it was
     #[arg(long)]
     sync: bool,
@@ -251,6 +254,7 @@ pub(crate) struct PullTask {
     pub(crate) dest: PathBuf,
     pub(crate) platform: Platform,
     pub(crate) force: bool,
+    pub(crate) keep_dirlinks: bool,
     pub(crate) sync: bool,
     pub(crate) ownership: OwnershipChoice,
     pub(crate) resources: ResourcesTask,
@@ -386,6 +390,7 @@ impl TypedPull {
             dest: destination(self.dest.or(bundled).unwrap_or_default())?,
             platform,
             force: self.force,
+            keep_dirlinks: self.keep_dirlinks,
             sync: self.sync,
             ownership: self.ownership.meaning(),
             resources,

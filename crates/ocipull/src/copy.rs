@@ -215,9 +215,7 @@ impl OneBlob {
         let (result, from_cache) = self.attempt().await?;
         match (result, &self.cache) {
             // As when unpacking: a damaged cache is no reason to fail.
-            (Err(PullError::Store(error)), Some(cache))
-                if from_cache && matches!(*error, StoreError::Content { .. }) =>
-            {
+            (Err(error), Some(cache)) if from_cache && error.may_be_damage() => {
                 cache.evict(self.blob.digest());
                 self.attempt().await?.0
             }

@@ -109,6 +109,25 @@ impl From<ApplyError> for PullError {
     }
 }
 
+impl PullError {
+    /// Whether damaged content may be behind it, and not the network, the disk or the user.
+    pub fn may_be_damage(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.is_damage(),
+            Self::Apply(error) => error.is_of_content(),
+            Self::Layer { .. } => !is_disk_full(self),
+            Self::Store(error) => matches!(**error, StoreError::Content { .. }),
+            Self::Resolve(_)
+            | Self::Local(_)
+            | Self::Image(_)
+            | Self::Record(_)
+            | Self::OtherImage { .. }
+            | Self::Unpacker
+            | Self::Large(_) => false,
+        }
+    }
+}
+
 impl Explain for PullError {
     fn hint(&self) -> Option<String> {
         if is_disk_full(self) {

@@ -9,8 +9,7 @@
 //! The end of the stream is told only after size and digest were found right, so a reader that saw
 //! the end has read the layer and nothing else. A layer that the cache holds whole is read as it is:
 //! its digest was right when it got there, and the diff_id of what comes out of it is checked by who
-//! unpacks it. When that fails, [`LayerReader::is_from_cache`] tells that it is to be evicted and
-//! fetched anew.
+//! unpacks it. When that fails, [`LayerReader::is_from_cache`] tells that the cache may be to blame.
 //!
 //! ```no_run
 //! # async fn example(
@@ -157,6 +156,7 @@ pub fn fetch(
         sender: sender.clone(),
         from_cache: Arc::clone(&from_cache),
         position: 0,
+        sent: 0,
         url: format!("blobs/{}", layer.digest()),
     };
     let task = Some(tokio::spawn(run(download, sender, Arc::clone(&failure))));
@@ -212,7 +212,7 @@ impl Drop for Fetch {
 
 impl LayerReader {
     /// Whether some of what was read had been in the cache. When it cannot be unpacked, the cache
-    /// may be damaged: [`Cache::evict`] the layer, and fetch it once more.
+    /// may be damaged: [`Cache::distrust`] the layer, and fetch it once more where that helps.
     pub fn is_from_cache(&self) -> bool {
         self.from_cache.load(Ordering::Relaxed)
     }

@@ -204,6 +204,7 @@ fn run_pull(
         ownership,
         force: task.force,
         resources: task.resources.open(&task.image.location, &observer),
+        keep_dirlinks: task.keep_dirlinks,
         sync: task.sync,
     };
     interruptible(async {

@@ -16,6 +16,7 @@
 //!     platform: Platform::host(),
 //!     ownership: Ownership::Single,
 //!     force: false,
+//!     keep_dirlinks: false,
 //!     sync: false,
 //!     resources: Resources::default(),
 //! };
@@ -57,6 +58,8 @@ pub struct PullOptions {
     pub ownership: Ownership,
     /// Whether DEST may be replaced, whatever it holds.
     pub force: bool,
+    /// Whether lower layers' links to directories stay ([`ApplyOptions::keep_dirlinks`]).
+    pub keep_dirlinks: bool,
     /// Whether everything is on the disk when the pull returns ([`ApplyOptions::is_durable`]).
     pub sync: bool,
     /// What it may use.
@@ -109,9 +112,9 @@ pub enum Pulled {
 /// Must run within a tokio runtime; unpacking goes on in one of its blocking threads.
 pub async fn pull(source: &Source, options: &PullOptions) -> Result<Pulled, PullError> {
     let present = if options.force { None } else { present(options)? };
-    let PullOptions { ownership, force, ref resources, .. } = *options;
+    let PullOptions { ownership, force, keep_dirlinks, ref resources, .. } = *options;
     let limits = resources.limits;
-    let how = ApplyOptions { ownership, force, limits, is_durable: options.sync };
+    let how = ApplyOptions { ownership, force, keep_dirlinks, limits, is_durable: options.sync };
     let make_staging = || Staging::create(&options.dest, how);
     // Whether DEST may be written is said before the network is asked. Only a DEST that holds an
     // image already may be full and yet right.
@@ -141,10 +144,10 @@ pub async fn pull(source: &Source, options: &PullOptions) -> Result<Pulled, Pull
     let config = resolve::config(source, cache, &mut resolved, &options.platform).await?;
     let image = Image { source, resolved: &resolved, config: &config };
     let staging = image.unpack(resources, &options.dest, staging, make_staging).await?;
-    let record = record(source, &resolved, config, options.ownership);
+    let record = record(source, &resolved, config, options);
     let warnings = staging.commit(&record)?;
     if let Some(cache) = cache.filter(|_| !source.is_local()) {
-        cache.note(&record.canonical_reference, &resolved.root);
+        cache.note(&record.canonical_reference, &resolved.descriptor, &resolved.resolved_digest);
     }
     Ok(Pulled::Unpacked {
         manifest_digest: record.manifest_digest,
@@ -169,8 +172,11 @@ pub async fn stage(
     };
     let digest = Digest::from_str(&record.manifest_digest).map_err(|_| other("digest"))?;
     let platform = Platform::from_record(&record.platform);
-    let how =
-        ApplyOptions { limits: resources.limits, ..ApplyOptions::new(record.ownership, false) };
+    let how = ApplyOptions {
+        limits: resources.limits,
+        keep_dirlinks: record.keep_dirlinks,
+        ..ApplyOptions::new(record.ownership, false)
+    };
     let make_staging = || Staging::beside(dest, how);
     let staging = make_staging()?;
     let cache = resources.cache.as_deref();
@@ -215,8 +221,8 @@ impl Image<'_> {
         loop {
             match unpack(&job, staging).await {
                 Ok(staging) => return Ok(staging),
-                // A cache that was damaged is no reason to fail; what failed in the same way when it
-                // came from the registry is.
+                // A cache that was damaged is no reason to fail. Once a layer: then it is not the
+                // cache.
                 Err(Failure { evicted: Some(layer), .. }) if evicted.insert(layer.clone()) => {
                     staging = make_staging()?;
                 }
@@ -239,7 +245,9 @@ fn present(options: &PullOptions) -> Result<Option<ImageRecord>, PullError> {
     let record = ImageRecord::read(&options.dest)?;
     Ok(record.filter(|record| {
         let platform = Platform::from_record(&record.platform);
-        record.ownership == options.ownership && options.platform.suits(&platform).is_some()
+        record.ownership == options.ownership
+            && record.keep_dirlinks == options.keep_dirlinks
+            && options.platform.suits(&platform).is_some()
     }))
 }
 
@@ -259,7 +267,7 @@ fn record(
     source: &Source,
     resolved: &Resolved,
     config: Config,
-    ownership: Ownership,
+    options: &PullOptions,
 ) -> ImageRecord {
     ImageRecord {
         version: RECORD_VERSION,
@@ -269,7 +277,8 @@ fn record(
         resolved_digest: resolved.resolved_digest.to_string(),
         platform: resolved.platform.to_record(),
         layers: layers(resolved, &config),
-        ownership,
+        ownership: options.ownership,
+        keep_dirlinks: options.keep_dirlinks,
         config: config.raw,
     }
 }

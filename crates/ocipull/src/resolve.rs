@@ -112,8 +112,6 @@ pub struct Resolved {
     pub resolved_digest: Digest,
     /// Of the platform's manifest.
     pub manifest_digest: Digest,
-    /// Of the index or manifest that the name stands for, as an OCI layout's index.json has it.
-    pub root: Descriptor,
     /// Of the platform's manifest, as an OCI layout's index.json has it.
     pub descriptor: Descriptor,
     /// The platform that was chosen.
@@ -183,16 +181,14 @@ async fn ask_name(
 }
 
 fn cached_name(cache: Option<&Cache>, reference: &ImageReference) -> Result<Named, ResolveError> {
-    let (digest, size_bytes, media_type) =
-        match (cache.and_then(|cache| cache.lookup(&reference.to_string())), reference.digest()) {
-            (Some(image), _) => {
-                (image.digest().clone(), Some(image.size()), image.media_type().to_string())
-            }
-            // It may be there under another name.
-            (None, Some(digest)) => (digest.clone(), None, String::new()),
-            (None, None) => return Err(ResolveError::NotCached(reference.to_string())),
-        };
-    Ok(Named { digest, size_bytes, media_type, body: None })
+    let known = cache.and_then(|cache| cache.lookup(&reference.to_string()));
+    // One that is named by its digest may be there under another name.
+    match known.or_else(|| reference.digest().cloned()) {
+        Some(digest) => {
+            Ok(Named { digest, size_bytes: None, media_type: String::new(), body: None })
+        }
+        None => Err(ResolveError::NotCached(reference.to_string())),
+    }
 }
 
 /// Fetches what `named` stands for.
@@ -237,7 +233,6 @@ pub async fn choose(
             return Ok(Resolved {
                 resolved_digest: root.descriptor.digest().clone(),
                 manifest_digest: root.descriptor.digest().clone(),
-                root: root.descriptor.clone(),
                 descriptor: root.descriptor,
                 platform: wanted.clone(),
                 has_stated_platform: false,
@@ -264,7 +259,6 @@ pub async fn choose(
         Document::Manifest(manifest) => Ok(Resolved {
             resolved_digest: root.descriptor.digest().clone(),
             manifest_digest: chosen.digest().clone(),
-            root: root.descriptor,
             descriptor,
             has_stated_platform: platform.is_some(),
             platform: platform.unwrap_or_else(|| wanted.clone()),

@@ -97,7 +97,8 @@ impl Unpacking<'_> {
                     // A layer that cannot be read is the network's failure, not the unpacker's.
                     let network = fetch.and_then(|fetch| fetch.failure());
                     let error = network.map_or(error, PullError::from);
-                    let evicted = self.evict(done.index, done.is_from_cache);
+                    let is_suspect = done.is_from_cache && error.may_be_damage();
+                    let evicted = self.evict_damaged(done.index, is_suspect);
                     return Err(Failure { error: Box::new(error), evicted });
                 }
             }
@@ -118,12 +119,11 @@ impl Unpacking<'_> {
         });
     }
 
-    /// Takes a layer that failed out of the cache that it came from.
-    fn evict(&self, index: usize, is_from_cache: bool) -> Option<Digest> {
+    /// Takes a layer out of the cache if it is damaged there.
+    fn evict_damaged(&self, index: usize, is_suspect: bool) -> Option<Digest> {
         let digest = self.job.layers.get(index)?.digest();
-        let cache = self.job.caches.of(digest).filter(|_| is_from_cache)?;
-        cache.evict(digest);
-        Some(digest.clone())
+        let cache = self.job.caches.of(digest).filter(|_| is_suspect)?;
+        cache.distrust(digest).then(|| digest.clone())
     }
 
     fn tell_done(&self, index: usize) {

@@ -4,7 +4,9 @@
 
 mod apply_support;
 
-use apply_support::{listed, refused};
+use apply_support::{Scratch, apply, listed, listing, plain, record, refused};
+use ctsys::record::Ownership;
+use ocipull::apply::{ApplyOptions, Staging};
 use testkit::layers::LayerBuilder;
 
 fn layer() -> LayerBuilder {
@@ -161,6 +163,64 @@ fn a_lower_layers_link_is_shadowed_and_the_own_one_followed() {
         "f usr/lib/y=2",
     ];
     assert_eq!(listed(&[usr(), upper]), both);
+}
+
+/// As umoci and rsync have it with the option of this name.
+#[test]
+fn with_keep_dirlinks_a_lower_layers_link_to_a_directory_stays() {
+    let keeping = |layers: &[LayerBuilder]| {
+        let scratch = Scratch::new();
+        let options =
+            ApplyOptions { keep_dirlinks: true, ..ApplyOptions::new(Ownership::Root, false) };
+        let mut staging = Staging::create(&scratch.dest(), options).unwrap();
+        layers.iter().for_each(|layer| apply(&mut staging, &plain(layer)).unwrap());
+        staging.commit(&record(Ownership::Root, "sha256:0")).unwrap();
+        (listing(&scratch.dest()), scratch)
+    };
+    let usr = || {
+        layer()
+            .file("usr/lib/libc", "1")
+            .symlink("lib", "usr/lib")
+            .symlink("lib64", "../lib")
+            .symlink("root", "/")
+            .symlink("nowhere", "none")
+            .symlink("loop", "loop")
+            .symlink("file", "usr/lib/libc")
+    };
+    let links = ["l lib64>../lib", "l lib>usr/lib", "l loop>loop", "l nowhere>none", "l root>/"];
+    let with = |more: &[&str]| {
+        let files = ["d usr", "d usr/lib", "f usr/lib/libc=1", "l file>usr/lib/libc"];
+        let mut all: Vec<String> =
+            links.iter().chain(&files).chain(more).map(|line| (*line).to_owned()).collect();
+        all.sort_by(|a, b| a[2..].cmp(&b[2..]));
+        all
+    };
+    let sorted = |layers: &[LayerBuilder]| {
+        let (mut all, _) = keeping(layers);
+        all.sort_by(|a, b| a[2..].cmp(&b[2..]));
+        all
+    };
+    // By a path through it, by an entry of its own, over several links, and from the root on.
+    assert_eq!(sorted(&[usr(), layer().file("lib/x", "2")]), with(&["f usr/lib/x=2"]));
+    let explicit = layer().dir("lib", 0o700).file("lib/x", "2");
+    assert_eq!(sorted(&[usr(), explicit]), with(&["f usr/lib/x=2"]));
+    assert_eq!(
+        sorted(&[usr(), layer().file("lib64/d/x", "2")]),
+        with(&["d usr/lib/d", "f usr/lib/d/x=2"])
+    );
+    assert_eq!(sorted(&[usr(), layer().file("root/root/x", "2")]), with(&["f x=2"]));
+    // The entry's metadata is that of the directory behind the link.
+    let (_, scratch) = keeping(&[usr(), layer().dir("lib", 0o700)]);
+    let mode = std::fs::metadata(scratch.dest().join("usr/lib")).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o7777, 0o700);
+    // What leads to no directory gives way, as without the option.
+    for name in ["nowhere", "loop", "file"] {
+        let (all, _) = keeping(&[usr(), layer().dir(name, 0o755)]);
+        assert!(all.contains(&format!("d {name}")), "{all:?}");
+    }
+    // A file takes the place of a link all the same.
+    let (all, _) = keeping(&[usr(), layer().file("lib", "2")]);
+    assert!(all.contains(&"f lib=2".to_owned()), "{all:?}");
 }
 
 #[test]

@@ -172,6 +172,14 @@ fn paths_ten_thousand_deep_are_refused() {
 }
 
 /// Each path leads over twenty links, each of which goes up and down a thousand times.
+/// A few kilobytes that imply seventy thousand directories with long paths.
+#[test]
+fn few_deep_paths_take_little_memory() {
+    let deep = |n: usize| format!("{n}/") + &"d/".repeat(990) + "x";
+    let layer = (0..70).fold(LayerBuilder::new(), |layer, n| layer.file(deep(n), ""));
+    refused(layer.build(Compression::Gzip), &["the paths together are longer"], MAX_PEAK_KIB);
+}
+
 #[test]
 fn links_that_take_days_to_follow_are_refused() {
     let deep = "d/".repeat(1000);

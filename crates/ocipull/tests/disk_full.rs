@@ -62,7 +62,7 @@ fn on_growing_disks(site: &Site, option: impl Fn(u32) -> String) {
                 assert_eq!(site.found(&options), Found::New);
                 break;
             }
-            run.failed(1, &["(ENOSPC)"]).hints("free some space");
+            run.failed(6, &["(ENOSPC)"]).hints("free some space");
             site.assert_as_before(had_old, &options);
             failures += 1;
         }

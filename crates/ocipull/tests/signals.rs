@@ -29,6 +29,9 @@ fn whenever_it_comes_a_signal_ends_a_pull_with_its_code_and_leaves_nothing() {
     let root = Site::root(&old_image(), &busy_image());
     let user = Site::user(TestUser::with_subids(), &old_image(), &busy_image());
     for site in [root, user] {
+        // Long enough beside what a busy machine takes to start a program.
+        let pause = Duration::from_millis(100);
+        site.registry.inject(Rule::new(Fault::Delay(pause)).path("/v2/"));
         let start = Instant::now();
         Run::of(site.pull(&[], "new", "d")).succeeded();
         let whole = start.elapsed();

@@ -16,7 +16,7 @@ const TRACED: &str = "trace=sync,syncfs,fsync,fdatasync,?sync_file_range,?sync_f
 
 /// Runs ocipull under strace; the calls come with the paths of their descriptors.
 fn traced(place: &Place, more: &[&str], arguments: &[&str]) -> (Run, Vec<String>) {
-    let inner = place.command(arguments);
+    let inner = place.command(&[&["--no-cache"], arguments].concat());
     let mut command = std::process::Command::new("strace");
     command
         .args(["-f", "-qq", "-y", "--seccomp-bpf", "-o", "trace", "-e", TRACED])

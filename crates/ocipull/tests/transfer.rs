@@ -307,14 +307,17 @@ fn a_registry_that_starts_again_is_waited_for() {
 
 #[test]
 fn a_full_disk_says_so() {
-    let (registry, _) = serve(&[3_000_000]);
+    let (registry, layers) = serve(&[3_000_000]);
     let place = Place::new();
+    place.run(&[&image(&registry), "d"]).succeeded();
     let inner = place.command(&[&image(&registry), "/mnt/d"]);
     let mut command = Command::new("unshare");
     let setup = "mount -t tmpfs -o size=1m tmpfs /mnt && exec \"$@\"";
     command.args(["-m", "sh", "-c", setup, "sh"]).arg(inner.get_program()).args(inner.get_args());
     command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
     Run::of(command).failed(6, &["No space left on device"]).hints("free some space");
+    // The cache is not to blame.
+    assert_eq!(fetches(&registry, &layers[0]), [(200, None)]);
 }
 
 #[test]
@@ -327,6 +330,10 @@ fn a_killed_pull_goes_on_in_another_process() {
     wait_until("the part is there", || left.metadata().is_ok_and(|m| m.len() == FIRST_BYTES));
     pull.kill().unwrap();
     pull.wait().unwrap();
+    // A registry that has no time meanwhile costs nothing of it.
+    registry.inject(Rule::new(Fault::status(503, "UNAVAILABLE")).path(&layers[1]));
+    place.run(&["--retries", "0", &image(&registry), "d"]).failed(1, &["503"]);
+    registry.clear_faults();
     registry.clear_requests();
     place.run(&[&image(&registry), "d"]).succeeded();
     right(&place, "d", &[20_000, 300_000]);
@@ -427,8 +434,9 @@ fn one_layer_twice_at_once_in_one_process_is_downloaded_once() {
     use ocipull::fetch::{Place as Layer, fetch};
     use std::io::Read;
     use std::sync::Arc;
-    let (served, digests) = serve(&[400_000]);
-    let slow = Fault::Trickle { bytes: 10_000, pause: Duration::from_millis(5) };
+    // More than waits for a reader: who downloads must not wait for the one that reads last.
+    let (served, digests) = serve(&[9_000_000]);
+    let slow = Fault::Trickle { bytes: 100_000, pause: Duration::from_millis(5) };
     served.inject(Rule::new(slow).path(&digests[0]));
     let whole = served.blob(&digests[0]).unwrap();
     let layer = oci_descriptor(&digests[0], whole.len() as u64);
@@ -441,10 +449,12 @@ fn one_layer_twice_at_once_in_one_process_is_downloaded_once() {
     let source = ocipull::source::Source::registry(registry, reference);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let started: Vec<_> = (0..3)
-            .map(|index| fetch(&source, Some(&cache), &layer, Layer { index, total: 3 }))
-            .collect();
-        for (_fetch, mut reader) in started {
+        let start = |index| fetch(&source, Some(&cache), &layer, Layer { index, total: 3 });
+        let first = start(0);
+        while fetches(&served, &digests[0]).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for (_fetch, mut reader) in [start(1), start(2), first] {
             let read = tokio::task::spawn_blocking(move || {
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).map(|_| bytes)

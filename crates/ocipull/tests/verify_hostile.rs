@@ -110,10 +110,15 @@ fn an_image_as_deep_as_paths_go_is_walked() {
     let deep = vec!["d"; 2000].join("/");
     let layer = LayerBuilder::new().file(format!("{deep}/f"), "x");
     let image = Image::new().layer(layer.build(Compression::Gzip));
-    let setup = Setup::pulled(Who::Root, &image);
-    setup.run(&["verify", "d"]).succeeded();
+    let setup = Setup::new(Who::Root);
+    image.push(&setup.registry, "app", "v1");
+    let limit = ["--limit", "path-depth=3000"];
+    let name = format!("{}/app:v1", setup.registry.host());
+    setup.run(&[&limit[..], &[&name, "d"]].concat()).succeeded();
+    let verify = [&["verify"], &limit[..], &["d"]].concat();
+    setup.run(&verify).succeeded();
     fs::write(setup.path("d").join(&deep).join("f"), "y").unwrap();
-    let run = setup.run(&["verify", "d"]);
+    let run = setup.run(&verify);
     assert_eq!(run.stdout, format!("M {deep}/f (content, mtime)\n"), "{run}");
 }
 
@@ -232,7 +237,7 @@ fn a_tree_closed_to_its_owner_without_user_namespaces_is_an_error() {
         .arg(reachable(&setup))
         .args(["verify", "d"]);
     common::Run::of(command)
-        .failed(3, &["cannot look at \"/etc/large\" of the tree", "EACCES"])
+        .failed(7, &["cannot look at \"/etc/large\" of the tree", "EACCES"])
         .hints("user namespaces");
     assert_eq!(setup.names(), ["d", "d.image.json"]);
 }

@@ -162,6 +162,25 @@ impl ApplyError {
     }
 }
 
+impl ApplyError {
+    /// Whether other bytes of the layer would have helped: the failure is not the disk's, the
+    /// caller's or a limit's.
+    pub fn is_of_content(&self) -> bool {
+        match self {
+            Self::Decompress { .. } | Self::Tar { .. } | Self::DiffId { .. } => true,
+            Self::Stream { .. } => limit_passed(self).is_none(),
+            Self::Entry { source, .. } => !matches!(
+                **source,
+                EntryError::Sys(_)
+                    | EntryError::Limit(_)
+                    | EntryError::UnmappedId { .. }
+                    | EntryError::Stopped
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// Why one entry cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {

@@ -6,7 +6,7 @@
 //! theirs waits for that. Everything else is decided by the layer's own shape. From the moment at
 //! which all lower layers are in, the layer goes on in their tree.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufRead, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,6 +37,8 @@ pub(super) struct Layer<'t> {
     /// What it will hide of lower layers, while it has a tree of its own.
     apart: Option<Hiding>,
     shape: LayerShape,
+    /// Links of lower layers to directories that this one takes for its own, if it is to do so.
+    kept_links: Option<BTreeSet<Vec<u8>>>,
     /// Directories by the path that entries name them by. All of them are in `shape`, so whatever
     /// could make one stale shows there.
     open: HashMap<Vec<u8>, Rc<OpenDir>>,
@@ -69,7 +71,23 @@ impl<'t> Layer<'t> {
             Some(own) => (own, Some(Hiding::default())),
             None => (turns.take(index)?, None),
         };
-        Ok(Self { turns, budget, index, tree, apart, shape, open: HashMap::new() })
+        Ok(Self {
+            turns,
+            budget,
+            index,
+            tree,
+            apart,
+            shape,
+            kept_links: None,
+            open: HashMap::new(),
+        })
+    }
+
+    /// From now on leaves lower layers' links to directories as they are where an entry would make a
+    /// directory in their place. Waits for the lower layers: only their tree shows their links.
+    pub(super) fn keep_dirlinks(&mut self) -> Result<(), EntryError> {
+        self.kept_links = Some(BTreeSet::new());
+        self.lay_down()
     }
 
     /// Applies an entry, whose data is read from `reader`.
@@ -79,6 +97,8 @@ impl<'t> Layer<'t> {
         reader: &mut TarReader<R>,
     ) -> Result<(), EntryError> {
         self.budget.take_entry()?;
+        self.shape.allow_bytes(self.budget.path_bytes());
+        self.tree.allow_bytes(self.budget.path_bytes());
         if self.apart.is_some() && self.turns.has_come(self.index) {
             self.lay_down()?;
         }
@@ -130,6 +150,7 @@ impl<'t> Layer<'t> {
         let Some(hiding) = self.apart.take() else { return Ok(()) };
         let tree = self.turns.take(self.index)?;
         let mut own = std::mem::replace(&mut self.tree, tree);
+        self.tree.allow_bytes(self.budget.path_bytes());
         self.open.clear();
         merge::lay_over(&mut self.tree, &mut own, &self.shape, &hiding)
     }
@@ -201,10 +222,39 @@ impl<'t> Layer<'t> {
         if let Some(open) = self.open.get(raw) {
             return Ok(Rc::clone(open));
         }
+        self.keep_links(raw)?;
         let path = self.shape.resolve_dir(raw)?;
         let fd = self.tree.ensure_dir(&path)?;
         self.shape.imply_dirs(&path)?;
         Ok(self.keep_open(raw, OpenDir { path, fd }))
+    }
+
+    /// Notes the lower layers' links to directories on the way to the directory `raw`, itself
+    /// included, as if the layer had made them.
+    fn keep_links(&mut self, raw: &[u8]) -> Result<(), EntryError> {
+        while let Some(kept) = &mut self.kept_links {
+            let path = self.shape.resolve_dir(raw)?;
+            let Some(lacking) = self.tree.first_lacking(&path) else { break };
+            if self.shape.get(lacking).is_some() {
+                break;
+            }
+            let Some(target) = self.tree.link_target_dir(lacking)? else { break };
+            kept.insert(lacking.to_vec());
+            // Its own target may lead over further links of lower layers; this one does not.
+            self.shape.insert(lacking, Made::Symlink([b"/", target.as_slice()].concat().into()))?;
+        }
+        Ok(())
+    }
+
+    /// The place of a directory's entry: where a link that is kept leads to, if it is one.
+    fn directory_place(&mut self, path: &[u8]) -> Result<Place, EntryError> {
+        let place = self.place(path)?;
+        self.keep_links(&place.path)?;
+        if self.kept_links.as_ref().is_some_and(|kept| kept.contains(&place.path)) {
+            let target = self.shape.resolve_dir(&place.path)?;
+            return self.place(&target);
+        }
+        Ok(place)
     }
 
     fn keep_open(&mut self, raw: &[u8], dir: OpenDir) -> Rc<OpenDir> {
@@ -253,7 +303,7 @@ impl<'t> Layer<'t> {
     }
 
     fn directory(&mut self, path: &[u8], entry: &mut Entry) -> Result<(), EntryError> {
-        let mut place = self.place(path)?;
+        let mut place = self.directory_place(path)?;
         let before = self.shape.get(&place.path);
         let replaces_link = matches!(before, Some(Made::Symlink(_)));
         // What the layer had there before replaced all that lower ones have.

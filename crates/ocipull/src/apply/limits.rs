@@ -157,6 +157,12 @@ impl Budget {
         if before >= limit { Err(LimitError::Entries(limit)) } else { Ok(()) }
     }
 
+    /// How long the paths may be together by now, in bytes.
+    pub(super) fn path_bytes(&self) -> usize {
+        let entries = usize::try_from(self.entries.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        entries.saturating_mul(PATH_BYTES_PER_ENTRY).saturating_add(FREE_PATHS_BYTES)
+    }
+
     /// Whether a path is not too deep.
     pub(super) fn allow_path(&self, path: &[u8]) -> Result<(), LimitError> {
         let limit = self.limits.path_depth;
@@ -190,10 +196,14 @@ pub const MAX_PATH_BYTES: usize = 4096;
 /// where that is raised. Each takes about 128 bytes of memory while its layer is applied.
 pub const MAX_ENTRIES: usize = 4_000_000;
 
-/// The paths of one layer together, and those of the tree's directories, in bytes: half a million
-/// files with paths of 100 bytes need a fifth. [`MAX_ENTRIES`] alone does not bound memory, as a
-/// path may have [`MAX_PATH_BYTES`], and one deep path implies thousands of directories.
-pub const MAX_PATHS_BYTES: usize = 256 << 20;
+/// The paths of one layer together, and those of the tree's directories, in bytes, whatever the
+/// number of entries. [`Limits::entries`] alone does not bound memory: one deep path implies a thousand
+/// directories, whose paths together have a thousand times its length.
+pub const FREE_PATHS_BYTES: usize = 4 << 20;
+
+/// For each entry the paths may have this many bytes more: real ones have 100, and the longest
+/// directory trees in use (of Node modules) some 200.
+pub const PATH_BYTES_PER_ENTRY: usize = 512;
 
 /// Links followed for one path, as the kernel's `MAXSYMLINKS`.
 pub const MAX_LINKS_FOLLOWED: usize = 40;

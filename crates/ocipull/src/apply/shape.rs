@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::limits::{
-    MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES, MAX_PATHS_BYTES, MAX_WALKED_BYTES,
+    FREE_PATHS_BYTES, MAX_ENTRIES, MAX_LINKS_FOLLOWED, MAX_PATH_BYTES, MAX_WALKED_BYTES,
 };
 use super::name::{join, quoted, split};
 
@@ -59,9 +59,9 @@ pub enum ShapeError {
     /// Past [`MAX_ENTRIES`], or what it was raised to.
     #[error("the layer has more than {0} paths")]
     TooManyEntries(usize),
-    /// Past [`MAX_PATHS_BYTES`].
-    #[error("the paths together are longer than {MAX_PATHS_BYTES} bytes")]
-    TooManyBytes,
+    /// Past what so many entries may have.
+    #[error("the paths together are longer than {0} bytes")]
+    TooManyBytes(usize),
     /// Past [`MAX_WALKED_BYTES`].
     #[error("the layer's paths and links take more than {MAX_WALKED_BYTES} bytes to resolve")]
     TooMuchWalked,
@@ -71,6 +71,7 @@ pub enum ShapeError {
 #[derive(Debug)]
 pub struct LayerShape {
     max_entries: usize,
+    max_bytes: usize,
     made: BTreeMap<Box<[u8]>, Made>,
     /// Of the keys and of the links' targets.
     bytes: usize,
@@ -87,7 +88,13 @@ impl Default for LayerShape {
 impl LayerShape {
     /// Empty, for at most so many paths.
     pub fn new(max_entries: usize) -> Self {
-        Self { max_entries, made: BTreeMap::new(), bytes: 0, walked_bytes: AtomicU64::new(0) }
+        let (made, walked_bytes) = Default::default();
+        Self { max_entries, max_bytes: FREE_PATHS_BYTES, made, bytes: 0, walked_bytes }
+    }
+
+    /// Sets how long the paths, with the targets of links, may be together.
+    pub fn allow_bytes(&mut self, max_bytes: usize) {
+        self.max_bytes = max_bytes;
     }
 
     /// The directory that the clean path `raw` means in this layer, free of links. It need not
@@ -151,8 +158,8 @@ impl LayerShape {
         }
         let kept = self.bytes - replaced.unwrap_or(0);
         let bytes = kept.saturating_add(path.len() + made.bytes());
-        if bytes > MAX_PATHS_BYTES {
-            return Err(ShapeError::TooManyBytes);
+        if bytes > self.max_bytes {
+            return Err(ShapeError::TooManyBytes(self.max_bytes));
         }
         self.bytes = bytes;
         Ok(self.made.insert(path.into(), made))
@@ -252,7 +259,7 @@ mod tests {
     #[test]
     fn paths_are_bounded_together_and_what_goes_is_given_back() {
         let mut shape = LayerShape::default();
-        let target = vec![b't'; MAX_PATHS_BYTES / 4];
+        let target = vec![b't'; FREE_PATHS_BYTES / 4];
         let link = || Made::Symlink(target.as_slice().into());
         for round in 0..8 {
             for name in [b"d/a", b"d/b", b"d/c"] {
@@ -265,7 +272,7 @@ mod tests {
         for name in [b"d/a", b"d/b", b"d/c"] {
             shape.insert(name, link()).unwrap();
         }
-        assert_eq!(shape.insert(b"e", link()), Err(ShapeError::TooManyBytes));
+        assert_eq!(shape.insert(b"e", link()), Err(ShapeError::TooManyBytes(FREE_PATHS_BYTES)));
     }
 
     #[test]

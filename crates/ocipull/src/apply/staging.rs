@@ -25,6 +25,9 @@ pub struct ApplyOptions {
     pub ownership: Ownership,
     /// Whether a destination that has something in it is replaced.
     pub force: bool,
+    /// Whether a directory of a layer leaves a lower layer's link to a directory as it is, and means
+    /// that directory (rsync(1), `--keep-dirlinks`). Each layer then waits for those below it.
+    pub keep_dirlinks: bool,
     /// What the image may ask for at most.
     pub limits: Limits,
     /// Whether [`Staging::commit`] gets everything onto the disk, so that after a power cut the
@@ -36,7 +39,7 @@ pub struct ApplyOptions {
 impl ApplyOptions {
     /// With the usual limits.
     pub const fn new(ownership: Ownership, force: bool) -> Self {
-        Self { ownership, force, limits: Limits::USUAL, is_durable: false }
+        Self { ownership, force, keep_dirlinks: false, limits: Limits::USUAL, is_durable: false }
     }
 }
 
@@ -186,6 +189,9 @@ impl Staging {
         let failed = |error| entry_error(layer, Vec::new(), error);
         let unpack = |stream: &mut PipeReader| {
             let mut merge = Layer::new(&self.turns, &self.budget, index, own).map_err(failed)?;
+            if self.options.keep_dirlinks {
+                merge.keep_dirlinks().map_err(failed)?;
+            }
             let entries = self.entries(layer, stream, &mut merge)?;
             merge.finish().map_err(failed)?;
             Ok(entries)

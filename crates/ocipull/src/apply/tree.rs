@@ -8,9 +8,9 @@ use ctsys::SysError;
 use ctsys::rootdir::{self, RootDir};
 
 use super::error::EntryError;
-use super::limits::{MAX_DIR_XATTR_BYTES, MAX_PATHS_BYTES};
+use super::limits::{FREE_PATHS_BYTES, MAX_DIR_XATTR_BYTES, MAX_LINKS_FOLLOWED};
 use super::meta::{Keeper, Metadata, clear_xattrs};
-use super::name::join;
+use super::name::{join, split};
 use super::shape::{LayerShape, Made, ShapeError, keys_below};
 
 /// A root filesystem that is being made, or one layer's part of it. Paths are clean and free of
@@ -26,6 +26,7 @@ pub(super) struct Tree {
     dirs: BTreeMap<Box<[u8]>, Metadata>,
     /// Of their paths together.
     dir_bytes: usize,
+    max_dir_bytes: usize,
     /// Of their attributes together.
     xattr_bytes: usize,
     pub(super) keeper: Keeper,
@@ -36,9 +37,21 @@ impl Tree {
     pub(super) fn new(root: OwnedFd, keeper: Keeper) -> Result<Self, EntryError> {
         clear_xattrs(&root)?;
         let root = RootDir::new(root);
-        let mut tree = Self { root, dirs: BTreeMap::new(), dir_bytes: 0, xattr_bytes: 0, keeper };
+        let mut tree = Self {
+            root,
+            dirs: BTreeMap::new(),
+            dir_bytes: 0,
+            max_dir_bytes: FREE_PATHS_BYTES,
+            xattr_bytes: 0,
+            keeper,
+        };
         tree.keep_dir(b"", Metadata::implied())?;
         Ok(tree)
+    }
+
+    /// Sets how long the paths of all directories may be together.
+    pub(super) fn allow_bytes(&mut self, max_bytes: usize) {
+        self.max_dir_bytes = max_bytes;
     }
 
     /// Opens a directory of the tree.
@@ -57,6 +70,54 @@ impl Tree {
     /// Whether there is a directory at `path`, asking memory alone.
     pub(super) fn has_dir(&self, path: &[u8]) -> bool {
         self.dirs.contains_key(path)
+    }
+
+    /// The first of the directories on the way to `path`, itself included, that the tree lacks.
+    pub(super) fn first_lacking<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let prefixes = ends.chain([path.len()]).filter_map(|end| path.get(..end));
+        prefixes.into_iter().find(|prefix| !prefix.is_empty() && !self.has_dir(prefix))
+    }
+
+    /// The directory that the symbolic link at `path` means within the root, free of links; `None`
+    /// where there is no link or it leads to no directory.
+    pub(super) fn link_target_dir(&self, path: &[u8]) -> Result<Option<Vec<u8>>, SysError> {
+        let mut done = Vec::new();
+        // What is left to walk, the next name last.
+        let mut left = vec![path.to_vec()];
+        let mut links = 0;
+        while let Some(step) = left.pop() {
+            let (first, rest) = split_first(&step);
+            if !rest.is_empty() {
+                left.push(rest.to_vec());
+            }
+            match first {
+                b"" | b"." => continue,
+                b".." => {
+                    done.truncate(split(&done).0.len());
+                    continue;
+                }
+                _ => {}
+            }
+            let next = join(&done, first);
+            if self.has_dir(&next) {
+                done = next;
+                continue;
+            }
+            links += 1;
+            let dir = self.open_dir(&done)?;
+            let is_link = rootdir::stat_at(&dir, first)?
+                .is_some_and(|stat| rootdir::is_type(&stat, 0o120_000));
+            if !is_link || links > MAX_LINKS_FOLLOWED {
+                return Ok(None);
+            }
+            let target = rootdir::read_link_at(&dir, first)?;
+            if target.starts_with(b"/") {
+                done.clear();
+            }
+            left.push(target);
+        }
+        Ok((links > 0).then_some(done))
     }
 
     /// Opens a directory; makes it, and those on the way, where they lack. Whatever else stands
@@ -115,8 +176,8 @@ impl Tree {
             return Err(EntryError::TooManyXattrs { limit: MAX_DIR_XATTR_BYTES });
         }
         // One layer is bounded by its shape; the directories of all layers have to be as well.
-        if self.dir_bytes > MAX_PATHS_BYTES {
-            return Err(ShapeError::TooManyBytes.into());
+        if self.dir_bytes > self.max_dir_bytes {
+            return Err(ShapeError::TooManyBytes(self.max_dir_bytes).into());
         }
         Ok(())
     }
@@ -183,7 +244,7 @@ impl Tree {
     /// As [`Tree::remove`] for a path of which nothing is open; nothing happens where true
     /// directories do not lead to it.
     pub(super) fn remove_path(&mut self, path: &[u8]) -> Result<(), EntryError> {
-        let (parent, name) = super::name::split(path);
+        let (parent, name) = split(path);
         match self.find_dir(parent)? {
             Some(parent) => self.remove(&parent, name, path),
             None => Ok(()),
@@ -230,6 +291,14 @@ impl Tree {
             finished.map_err(|e| (path.to_vec(), e))?;
         }
         Ok(())
+    }
+}
+
+/// A path's first name and what comes after it.
+fn split_first(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().position(|&b| b == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (path, b""),
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! oci-layout
-//! index.json                what every reference stood for, by org.opencontainers.image.ref.name
+//! index.json                the images, by org.opencontainers.image.ref.name
 //! blobs/sha256/HEX          verified before it got this name
 //! partial/sha256-HEX        so much of a blob as has come; locked by who fetches it
 //! lock                      held while index.json is written and while blobs are removed
@@ -194,6 +194,17 @@ impl Cache {
         Some(bytes)
     }
 
+    /// Looks whether a blob that could not be unpacked is damaged here, by hashing it; then it is
+    /// evicted, and `true` says that fetching it anew may help. One that is right is wrong in the
+    /// registry as well.
+    pub fn distrust(&self, digest: &Digest) -> bool {
+        if matches!(stock::is_right(&self.blob_path(digest), digest), Ok(true)) {
+            return false;
+        }
+        self.evict(digest);
+        true
+    }
+
     /// Removes a blob that was found damaged, and what came of it, so that it is fetched anew.
     pub fn evict(&self, digest: &Digest) {
         self.damaged().insert(digest.clone());
@@ -203,18 +214,20 @@ impl Cache {
     }
 
     /// What `reference`, written out, stood for when it was pulled last.
-    pub fn lookup(&self, reference: &str) -> Option<Descriptor> {
+    pub fn lookup(&self, reference: &str) -> Option<Digest> {
         Index::read(&self.root).lookup(reference)
     }
 
-    /// Notes what `reference`, written out, stands for.
-    pub fn note(&self, reference: &str, image: &Descriptor) {
-        if self.has_given_up() || Index::read(&self.root).has(reference, image) {
+    /// Notes that `reference`, written out, stands for `resolved`: `manifest` itself, or the index
+    /// that it was chosen from.
+    pub fn note(&self, reference: &str, manifest: &Descriptor, resolved: &Digest) {
+        let image = index::named(reference, manifest, resolved);
+        if self.has_given_up() || Index::read(&self.root).has(&image) {
             return;
         }
         let noted = self.lock_exclusively().and_then(|_lock| {
             let mut index = Index::read(&self.root);
-            index.set(reference, image);
+            index.set(image);
             index.write(&self.root)
         });
         if let Err(error) = noted {

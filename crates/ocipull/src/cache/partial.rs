@@ -86,6 +86,11 @@ impl Partial {
         self.file.read_at(buffer, position)
     }
 
+    /// Another descriptor of it, for reading it back when it has its name or is gone.
+    pub(crate) fn reader(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.length_bytes)?;
         self.length_bytes += bytes.len() as u64;

@@ -37,7 +37,7 @@ pub struct Stock {
 pub struct StockedImage {
     /// Written out; `None` for what another tool put there without a name.
     pub reference: Option<String>,
-    /// Of its index or manifest.
+    /// What the reference stood for: an index, or a manifest where there is none.
     pub digest: Digest,
     /// What is here of it.
     pub blobs: HashSet<Digest>,
@@ -189,27 +189,27 @@ impl Cache {
         image: &Descriptor,
         sizes: &HashMap<Digest, (u64, SystemTime)>,
     ) -> StockedImage {
-        let mut blobs = HashSet::new();
-        self.collect(image, 0, sizes, &mut blobs);
+        let (resolved, mut blobs) = (index::resolved(image), HashSet::new());
+        self.collect(image.digest(), 0, sizes, &mut blobs);
+        self.collect(&resolved, 0, sizes, &mut blobs);
         let (_, used) = sizes.get(image.digest()).copied().unwrap_or((0, SystemTime::UNIX_EPOCH));
         StockedImage {
             reference: index::name(image).map(str::to_owned),
-            digest: image.digest().clone(),
+            digest: resolved,
             bytes: blobs.iter().filter_map(|blob| sizes.get(blob)).map(|(bytes, _)| bytes).sum(),
             blobs,
             used,
         }
     }
 
-    /// Takes in what is here of a descriptor and of all it names.
+    /// Takes in what is here of a manifest or index, and of all that it names.
     fn collect(
         &self,
-        descriptor: &Descriptor,
+        digest: &Digest,
         depth: usize,
         here: &HashMap<Digest, (u64, SystemTime)>,
         blobs: &mut HashSet<Digest>,
     ) {
-        let digest = descriptor.digest();
         if !here.contains_key(digest) || !blobs.insert(digest.clone()) {
             return;
         }
@@ -218,7 +218,7 @@ impl Cache {
             && depth < MAX_INDEX_DEPTH
         {
             for entry in index.manifests() {
-                self.collect(entry, depth + 1, here, blobs);
+                self.collect(entry.digest(), depth + 1, here, blobs);
             }
         } else if let Ok(manifest) = serde_json::from_slice::<ImageManifest>(&bytes) {
             for part in manifest.layers().iter().chain([manifest.config()]) {
@@ -282,7 +282,7 @@ fn remove_unused(path: &Path, swept: &mut Swept) -> bool {
     removed
 }
 
-fn is_right(path: &Path, digest: &Digest) -> io::Result<bool> {
+pub(super) fn is_right(path: &Path, digest: &Digest) -> io::Result<bool> {
     let mut file = place::options(false).open(path)?;
     let Ok(mut verifier) = Verifier::new(digest, None) else { return Ok(false) };
     let mut buffer = vec![0; READ_BYTES];

@@ -1,5 +1,6 @@
 //! The task that gets a layer: what the cache has of it, then the rest off the network, each byte
-//! hashed, kept and handed on in one go.
+//! hashed, kept and handed on in one go. A reader that falls behind gets the rest out of the partial
+//! blob, so that it holds up neither the download nor those who read along.
 //!
 //! ```text
 //! partial blob of ours            \
@@ -7,6 +8,9 @@
 //! registry, by Range              /    \-> partial blob
 //! ```
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use oci_spec::image::Descriptor;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{PIECE_BYTES, Piece};
 use crate::cache::{Cache, Claim, Followed, Following, Partial};
@@ -59,8 +64,10 @@ pub(super) struct Download {
     pub(super) sender: mpsc::Sender<Piece>,
     /// Told when something comes off the disk that only the digest at the end will confirm.
     pub(super) from_cache: Arc<AtomicBool>,
-    /// So much was hashed and handed on, in bytes.
+    /// So much was hashed, in bytes.
     pub(super) position: u64,
+    /// So much was handed on, in bytes: less than that only while it is in a partial blob of ours.
+    pub(super) sent: u64,
     /// Who answered last, for errors.
     pub(super) url: String,
 }
@@ -74,17 +81,19 @@ impl Download {
         let result =
             loaded.and_then(|()| verifier.finish().map_err(|cause| self.content(cause).into()));
         let Some(partial) = partial else { return result };
+        let written = partial.reader();
         match (&result, &self.cache) {
             (Ok(()), Some(cache)) => cache.publish(self.layer.digest(), partial),
             // What came so far is good for the next attempt, unless it is known to be bad.
-            (Err(Stop::Failed(RegistryError::Content { cause, .. })), _)
-                if !matches!(cause, VerifyError::Truncated { .. }) =>
-            {
-                partial.discard();
-            }
+            (Err(Stop::Failed(error)), _) if error.is_damage() => partial.discard(),
             _ => {}
         }
-        result
+        result?;
+        match written {
+            Ok(file) => self.catch_up(&file).await,
+            Err(_) if self.sent == self.position => Ok(()),
+            Err(error) => Err(self.unreadable(&error)),
+        }
     }
 
     /// Hands on what is here, and gives what the rest is to be written to.
@@ -101,9 +110,7 @@ impl Download {
                         return Ok(Some(partial));
                     };
                     partial.discard();
-                    let read = |buffer: &mut [u8], position| {
-                        std::os::unix::fs::FileExt::read_at(&file, buffer, position)
-                    };
+                    let read = |buffer: &mut [u8], at| file.read_at(buffer, at);
                     self.read_file(read, verifier).await?;
                     return Ok(None);
                 }
@@ -120,16 +127,22 @@ impl Download {
         }
     }
 
-    /// Hands on what the partial blob holds.
+    /// Hashes what the partial blob holds, and hands it on as the reader takes it.
     async fn resume(
         &mut self,
         partial: Partial,
         verifier: &mut Verifier,
     ) -> Result<Option<Partial>, Stop> {
-        let read = |buffer: &mut [u8], position| partial.read_at(buffer, position);
-        self.read_file(read, verifier).await?;
+        while let Some(chunk) = self.next_of(|buffer, at| partial.read_at(buffer, at)) {
+            self.take_in(&chunk, verifier)?;
+            self.offer(chunk, &partial)?;
+        }
         // One that cannot be read to its end is no place for what follows.
-        Ok(Some(partial).filter(|partial| partial.length_bytes() == self.position))
+        if partial.length_bytes() == self.position {
+            return Ok(Some(partial));
+        }
+        self.catch_up_from(&partial).await?;
+        Ok(None)
     }
 
     /// Hands on what another writes, as it comes.
@@ -173,21 +186,38 @@ impl Download {
     /// Hands on what `read` gives from the position on, up to the layer's size.
     async fn read_file(
         &mut self,
-        read: impl Fn(&mut [u8], u64) -> std::io::Result<usize>,
+        read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
         verifier: &mut Verifier,
     ) -> Result<(), Stop> {
-        loop {
-            let left = self.layer.size().saturating_sub(self.position);
-            let mut buffer = vec![0; PIECE_BYTES.min(usize::try_from(left).unwrap_or(PIECE_BYTES))];
-            // What cannot be read is fetched.
-            let length = read(&mut buffer, self.position).unwrap_or(0);
-            if length == 0 {
-                return Ok(());
-            }
-            buffer.truncate(length);
-            self.from_cache.store(true, Ordering::Relaxed);
-            self.hand_on(Bytes::from(buffer), verifier, &mut None).await?;
+        while let Some(chunk) = self.next_of(&read) {
+            self.take_in(&chunk, verifier)?;
+            self.send(chunk).await?;
         }
+        Ok(())
+    }
+
+    /// The next piece of a file, up to the layer's size. What cannot be read is fetched.
+    fn next_of(&self, read: impl Fn(&mut [u8], u64) -> io::Result<usize>) -> Option<Bytes> {
+        let left = self.layer.size().saturating_sub(self.position);
+        let piece = self.piece(left, self.position, read).ok()?;
+        self.from_cache.store(true, Ordering::Relaxed);
+        Some(piece)
+    }
+
+    /// At most `most` bytes, and at least one.
+    fn piece(
+        &self,
+        most: u64,
+        position: u64,
+        read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+    ) -> io::Result<Bytes> {
+        let mut buffer = vec![0; PIECE_BYTES.min(usize::try_from(most).unwrap_or(PIECE_BYTES))];
+        let length = read(&mut buffer, position)?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer.truncate(length);
+        Ok(Bytes::from(buffer))
     }
 
     /// Gets the rest off the network, in as many attempts as it is worth.
@@ -234,47 +264,137 @@ impl Download {
         answer.url().clone_into(&mut self.url);
         let mut surplus = self.position - from + body.surplus_bytes;
         loop {
-            let mut chunk = match answer.chunk().await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(self.cut_off(error).into()),
+            let chunk = match partial {
+                Some(partial) if self.sent < self.position => {
+                    let sender = self.sender.clone();
+                    tokio::select! {
+                        biased;
+                        chunk = answer.chunk() => chunk,
+                        permit = sender.reserve() => {
+                            let permit = permit.map_err(|_| Stop::ReaderGone)?;
+                            permit.send(self.read_back(|buffer, at| partial.read_at(buffer, at))?);
+                            continue;
+                        }
+                    }
+                }
+                _ => answer.chunk().await,
+            };
+            let Some(mut chunk) = chunk.map_err(|error| self.cut_off(error))? else {
+                return Ok(());
             };
             let known = usize::try_from(surplus).unwrap_or(usize::MAX).min(chunk.len());
             chunk.advance(known);
             surplus -= known as u64;
             if !chunk.is_empty() {
-                self.hand_on(chunk, verifier, partial).await?;
+                self.keep_and_hand_on(chunk, verifier, partial).await?;
             }
         }
     }
 
     /// Hashes a piece, keeps it, and gives it to the reader.
-    async fn hand_on(
+    async fn keep_and_hand_on(
         &mut self,
-        mut chunk: Bytes,
+        chunk: Bytes,
         verifier: &mut Verifier,
         partial: &mut Option<Partial>,
     ) -> Result<(), Stop> {
-        verifier.update(&chunk).map_err(|cause| self.content(cause))?;
-        if let Some(mut writing) = partial.take() {
-            match (writing.append(&chunk), &self.cache) {
-                (Ok(()), _) => *partial = Some(writing),
-                // The room it takes may be what the unpacking needs.
-                (Err(error), Some(cache)) => {
-                    writing.discard();
-                    cache.give_up("a blob", &error);
-                }
-                (Err(_), None) => writing.discard(),
+        let Some(mut writing) = partial.take() else {
+            self.take_in(&chunk, verifier)?;
+            return self.send(chunk).await;
+        };
+        if let Err(error) = writing.append(&chunk) {
+            if let Some(cache) = &self.cache {
+                cache.give_up("a blob", &error);
             }
+            self.catch_up_from(&writing).await?;
+            // The room it takes may be what the unpacking needs.
+            writing.discard();
+            self.take_in(&chunk, verifier)?;
+            return self.send(chunk).await;
         }
+        let writing = partial.insert(writing);
+        self.take_in(&chunk, verifier)?;
+        self.offer(chunk, writing)
+    }
+
+    fn take_in(&mut self, chunk: &Bytes, verifier: &mut Verifier) -> Result<(), Stop> {
+        verifier.update(chunk).map_err(|cause| self.content(cause))?;
         self.position += chunk.len() as u64;
         let event = Event::LayerBytes { index: self.index, bytes: chunk.len() as u64 };
         self.registry.observer().observe(&event);
+        Ok(())
+    }
+
+    /// Hands a piece on when the reader has taken all before it.
+    async fn send(&mut self, mut chunk: Bytes) -> Result<(), Stop> {
         while !chunk.is_empty() {
             let piece = chunk.split_to(chunk.len().min(PIECE_BYTES));
+            self.sent += piece.len() as u64;
             self.sender.send(Piece::Bytes(piece)).await.map_err(|_| Stop::ReaderGone)?;
         }
         Ok(())
+    }
+
+    /// Hands a piece on, which was just taken in, where the reader has room for it. Else it is read
+    /// back when there is.
+    fn offer(&mut self, mut chunk: Bytes, partial: &Partial) -> Result<(), Stop> {
+        let sender = self.sender.clone();
+        while self.sent < self.position {
+            let permit = match sender.try_reserve() {
+                Ok(permit) => permit,
+                Err(TrySendError::Full(())) => return Ok(()),
+                Err(TrySendError::Closed(())) => return Err(Stop::ReaderGone),
+            };
+            if self.sent + (chunk.len() as u64) < self.position {
+                permit.send(self.read_back(|buffer, at| partial.read_at(buffer, at))?);
+                // What was read back may reach into the piece.
+                let sent = self.position.saturating_sub(self.sent);
+                let sent = usize::try_from(sent).unwrap_or(usize::MAX);
+                chunk.advance(chunk.len().saturating_sub(sent));
+                continue;
+            }
+            let piece = chunk.split_to(chunk.len().min(PIECE_BYTES));
+            self.sent += piece.len() as u64;
+            permit.send(Piece::Bytes(piece));
+        }
+        Ok(())
+    }
+
+    async fn catch_up_from(&mut self, partial: &Partial) -> Result<(), Stop> {
+        match partial.reader() {
+            Ok(file) => self.catch_up(&file).await,
+            Err(error) => Err(self.unreadable(&error)),
+        }
+    }
+
+    /// Hands on all that was taken in and is in `file`.
+    async fn catch_up(&mut self, file: &File) -> Result<(), Stop> {
+        let sender = self.sender.clone();
+        while self.sent < self.position {
+            let permit = sender.reserve().await.map_err(|_| Stop::ReaderGone)?;
+            permit.send(self.read_back(|buffer, at| file.read_at(buffer, at))?);
+        }
+        Ok(())
+    }
+
+    /// The next piece for the reader, of what was taken in before.
+    fn read_back(
+        &mut self,
+        read: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+    ) -> Result<Piece, Stop> {
+        let piece = self.piece(self.position.saturating_sub(self.sent), self.sent, read);
+        let piece = piece.map_err(|error| self.unreadable(&error))?;
+        self.sent += piece.len() as u64;
+        Ok(Piece::Bytes(piece))
+    }
+
+    fn unreadable(&self, error: &io::Error) -> Stop {
+        // As if there had been no more: who asks for the layer again gets it off the network.
+        self.from_cache.store(true, Ordering::Relaxed);
+        if let Some(cache) = &self.cache {
+            cache.give_up("what was written", error);
+        }
+        self.content(VerifyError::Truncated { got: self.sent, want: self.layer.size() }).into()
     }
 
     /// A server that closes the connection early has sent a short layer; a network that breaks or

@@ -283,6 +283,15 @@ impl RegistryError {
         Self::Status { method, url, status, words }
     }
 
+    /// Whether all came, and was not what was asked for.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Content { cause, .. } => !matches!(cause, VerifyError::Truncated { .. }),
+            Self::Everywhere { second, .. } => second.is_damage(),
+            _ => false,
+        }
+    }
+
     /// When the registry may be asked again, where it says that.
     pub(crate) fn busy_until(&self) -> Option<SystemTime> {
         match self {

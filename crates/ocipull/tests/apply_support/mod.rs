@@ -151,6 +151,7 @@ pub(crate) fn record(ownership: Ownership, digest: &str) -> ImageRecord {
         },
         layers: Vec::new(),
         ownership,
+        keep_dirlinks: false,
         config: serde_json::json!({}),
     }
 }

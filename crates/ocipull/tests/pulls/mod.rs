@@ -107,7 +107,8 @@ impl Site {
         {
             command.args(["--ownership", "subuid"]);
         }
-        command.args(options).arg(image).arg(format!("work/{dest}"));
+        // What is disturbed is a pull off the network, each time.
+        command.arg("--no-cache").args(options).arg(image).arg(format!("work/{dest}"));
         command
     }
 

@@ -29,22 +29,34 @@ enum Dir {
     Users(UserDir, TestUser),
 }
 
+impl Dir {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Roots(dir) => dir.path(),
+            Self::Users(dir, _) => dir.path(),
+        }
+    }
+}
+
 /// A directory of one of them, with a registry.
 pub(crate) struct Setup {
     pub(crate) registry: Registry,
     pub(crate) who: Who,
     dir: Dir,
+    /// Away from `dir`, whose names are looked at.
+    cache: Dir,
 }
 
 impl Setup {
     pub(crate) fn new(who: Who) -> Self {
         let users = |user: TestUser| Dir::Users(user.tempdir(), user);
-        let dir = match who {
+        let dir = || match who {
             Who::Root => Dir::Roots(tempfile::tempdir().unwrap()),
             Who::Subuid => users(TestUser::with_subids()),
             Who::Single => users(TestUser::without_subids()),
         };
-        Self { registry: Registry::start(RegistryOptions::default()), who, dir }
+        let registry = Registry::start(RegistryOptions::default());
+        Self { registry, who, dir: dir(), cache: dir() }
     }
 
     /// With this image pulled into `d`.
@@ -60,10 +72,12 @@ impl Setup {
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        match &self.dir {
-            Dir::Roots(dir) => dir.path().join(name),
-            Dir::Users(dir, _) => dir.path().join(name),
-        }
+        self.dir.path().join(name)
+    }
+
+    /// For `XDG_CACHE_HOME`.
+    pub(crate) fn cache(&self) -> &Path {
+        self.cache.path()
     }
 
     pub(crate) fn user(&self) -> Option<&TestUser> {
@@ -86,7 +100,7 @@ impl Setup {
                 command
             }
         };
-        command.current_dir(self.path(""));
+        command.current_dir(self.path("")).env("XDG_CACHE_HOME", self.cache());
         command
     }
 
