@@ -28,7 +28,7 @@
 //! ```
 //!
 //! [`pull::pull`] is the whole; [`resolve`] and [`fetch`](mod@fetch) are its steps, for who wants a
-//! digest or a layer only. Nothing here prints: give an [`event::Observer`] to see what happens.
+//! digest or a layer only, and [`copy::copy`] keeps an image as it is. Nothing here prints: give an [`event::Observer`] to see what happens.
 
 pub mod apply;
 pub mod archive;
