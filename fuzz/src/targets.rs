@@ -13,7 +13,8 @@ use ocipull::apply::tar::pax::{Pax, PaxSparse};
 use ocipull::apply::tar::sparse::{self, Extent, OldGnuMap, PaxForm, TextMap};
 use ocipull::apply::tar::{Entry, TarReader};
 use ocipull::apply::{ApplyOptions, LayerSpec, Staging, limits};
-use ocipull::image::{Config, Document};
+use ocipull::image::{Config, Document, MAX_INDEXES, Search, inline_data};
+use ocipull::location::ImageLocation;
 use ocipull::platform::Platform;
 use ocipull::reference::ImageReference;
 use sha2::{Digest as _, Sha256};
@@ -230,8 +231,26 @@ pub fn document(data: &[u8]) {
         Ok(Document::Index(index)) => {
             for platform in ["linux/amd64", "linux/arm/v7", "windows/amd64"] {
                 let platform: Platform = platform.parse().unwrap();
-                match index.choose(&platform) {
-                    Ok((chosen, _)) => assert!(platform.suits(chosen).is_some()),
+                // Every index inside of it is it again.
+                let mut search = Search::new(&platform, &index);
+                let mut steps = 0;
+                let found = loop {
+                    match search.next_index() {
+                        Ok(None) => break search.finish(),
+                        Ok(Some(_)) => search.look(&index),
+                        Err(error) => break Err(error),
+                    }
+                    steps += 1;
+                    assert!(steps <= MAX_INDEXES, "the search does not end");
+                };
+                match found {
+                    Ok(choice) => {
+                        assert!(choice.platform.is_none_or(|p| platform.suits(&p).is_some()));
+                        // What it brings along is what its digest says, or an error.
+                        if let Err(error) = inline_data(&choice.descriptor) {
+                            assert_single_line(&ctsys::report::chain(&error));
+                        }
+                    }
                     Err(error) => assert_single_line(&ctsys::report::chain(&error)),
                 }
             }
@@ -267,6 +286,12 @@ fn assert_single_line(message: &str) {
 /// References: one written out is the same reference.
 pub fn reference(data: &[u8]) {
     let typed = String::from_utf8_lossy(data);
+    for word in ["", "oci:", "docker-archive:"] {
+        if let Err(error) = format!("{word}{typed}").parse::<ImageLocation>() {
+            assert_single_line(&error.to_string());
+            assert!(!error.hint().is_empty());
+        }
+    }
     match typed.parse::<ImageReference>() {
         Err(error) => {
             assert_single_line(&error.to_string());

@@ -18,10 +18,10 @@ use ocipull::apply::{ApplyError, Staging};
 use ocipull::compare::{self, Change, CompareError, Difference, Listener};
 use ocipull::error::PullError;
 use ocipull::event::{Event, Observer};
+use ocipull::location::{ImageLocation, LocationError};
+use ocipull::open::open;
 use ocipull::ownership::{self, OwnershipChoice};
 use ocipull::pull::stage;
-use ocipull::reference::{ImageReference, ReferenceError};
-use ocipull::registry::Registry;
 use serde::Serialize;
 
 use crate::cli::{Output, VerifyTask};
@@ -50,7 +50,7 @@ pub(crate) enum VerifyError {
     Reference {
         dest: PathBuf,
         #[source]
-        source: ReferenceError,
+        source: LocationError,
     },
     #[error("cannot compare {dest:?} with its image")]
     Compare {
@@ -76,9 +76,7 @@ impl Explain for VerifyError {
 /// Compares the tree with its image and shows how it differs; whether it does.
 pub(crate) fn verify(task: VerifyTask) -> Result<bool, MainError> {
     let record = own_record(&task.dest)?;
-    let reference: ImageReference = record
-        .canonical_reference
-        .parse()
+    let location = location(&record)
         .map_err(|source| VerifyError::Reference { dest: task.dest.clone(), source })?;
     ownership::enter(match record.ownership {
         Ownership::Root => OwnershipChoice::Root,
@@ -86,7 +84,7 @@ pub(crate) fn verify(task: VerifyTask) -> Result<bool, MainError> {
         Ownership::Single => OwnershipChoice::Single,
     })?;
     let display = Arc::new(Display::new(task.output));
-    let staged = stage_image(&task, &reference, &record, &display);
+    let staged = stage_image(&task, location, &record, &display);
     display.clear();
     let staged = staged?;
     if record.ownership == Ownership::Single {
@@ -123,6 +121,15 @@ fn own_record(dest: &Path) -> Result<ImageRecord, VerifyError> {
     record.ok_or_else(|| VerifyError::NoRecord(dest.into()))
 }
 
+/// Where the image is. In a layout its name may be another one's by now.
+fn location(record: &ImageRecord) -> Result<ImageLocation, LocationError> {
+    let mut location: ImageLocation = record.canonical_reference.parse()?;
+    if let ImageLocation::Layout(layout) = &mut location {
+        layout.digest = record.manifest_digest.parse().ok();
+    }
+    Ok(location)
+}
+
 /// The image's tree once more, and its root. It goes with this value.
 struct Staged {
     staging: Staging,
@@ -131,16 +138,15 @@ struct Staged {
 
 fn stage_image(
     task: &VerifyTask,
-    reference: &ImageReference,
+    location: ImageLocation,
     record: &ImageRecord,
     display: &Arc<Display>,
 ) -> Result<Staged, MainError> {
     let observer: Arc<dyn Observer> = Arc::new(BarsOnly(Arc::clone(display)));
-    let resources = task.resources.open(&observer);
+    let resources = task.resources.open(&location, &observer);
     interruptible(async {
-        let registry = Registry::new(reference, &task.registry, observer);
-        let registry = Arc::new(registry.map_err(PullError::from)?);
-        let mut staging = stage(registry, record, &task.dest, &resources).await?;
+        let source = open(location, &record.reference, &task.registry, observer).await?;
+        let mut staging = stage(&source, record, &task.dest, &resources).await?;
         // Not where tasks run: a tree of many directories takes its time.
         let finished = tokio::task::spawn_blocking(move || {
             let root = staging.finish()?;

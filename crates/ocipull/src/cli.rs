@@ -8,15 +8,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ctsys::report::Explain;
 use ocipull::apply::limits::{LIMIT_NAMES, LimitSyntaxError};
 use ocipull::host::HostError;
+use ocipull::location::{ImageLocation, LayoutName, LocationError};
 use ocipull::ownership::OwnershipChoice;
 use ocipull::platform::{Platform, PlatformError};
-use ocipull::reference::{ImageReference, ReferenceError};
 use ocipull::registry::{
     AuthFile, ConfigSources, CredentialSources, ExpandError, Login, RegistryOptions, RetryPolicy,
     Secret, Timeouts, default_files,
 };
 
 use crate::cache_command::TypedCache;
+use crate::commands::{Show, TypedDigest, TypedInspect, TypedTags};
 use crate::login::{LoginTask, LogoutTask, TypedLogin, TypedLogout};
 use crate::resources::{ResourcesTask, TypedResources};
 
@@ -30,6 +31,8 @@ const MAX_CA_BYTES: u64 = 1 << 20;
     version,
     about = "Pull an image from an OCI registry and unpack it into a root filesystem",
     override_usage = "ocipull [OPTIONS] IMAGE DEST\n       ocipull [OPTIONS] IMAGE --bundle DIR\n       \
+                      ocipull [OPTIONS] IMAGE oci:DIR[:TAG]\n       \
+                      ocipull digest|inspect|tags [OPTIONS] IMAGE\n       \
                       ocipull verify [OPTIONS] DEST\n       ocipull rm DEST\n       \
                       ocipull cache ls|prune|verify\n       \
                       ocipull login [REGISTRY]\n       ocipull logout [REGISTRY]",
@@ -40,6 +43,10 @@ const MAX_CA_BYTES: u64 = 1 << 20;
 DEST holds the image's files afterwards; DEST.image.json, beside it, says which image it is. A DEST \
 that holds the image already is left as it is, unless --force is given. A pull that fails or is \
 interrupted leaves DEST as it was.
+
+IMAGE is a registry's, or oci:DIR[:TAG] in an OCI layout, or docker-archive:FILE[:NAME] in what \
+docker save wrote. With oci:DIR[:TAG] as DEST the image is kept as it is, in a layout that is made or \
+added to.
 
 Credentials come from --creds, else from the files of podman and docker and the helpers they name. \
 Mirrors are asked in this order, and the registry itself last: --mirror, containerd's \
@@ -62,6 +69,12 @@ pub(crate) struct Typed {
 
 #[derive(Debug, Subcommand)]
 enum TypedCommand {
+    /// Print the digest that a name stands for
+    Digest(TypedDigest),
+    /// Print what an image is made of, as JSON
+    Inspect(TypedInspect),
+    /// Print the tags of a repository, or the names in a layout or an archive
+    Tags(TypedTags),
     /// What is kept of earlier pulls
     Cache {
         #[command(subcommand)]
@@ -120,10 +133,11 @@ struct TypedVerify {
 
 #[derive(Debug, Args)]
 struct TypedPull {
-    /// [REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST]; centos is docker.io/library/centos:latest
+    /// [REGISTRY[:PORT]/]REPOSITORY[:TAG][@DIGEST], oci:DIR[:TAG] or docker-archive:FILE[:NAME]; centos
+    /// is docker.io/library/centos:latest
     #[arg(value_name = "IMAGE", required = true)]
     image: Option<String>,
-    /// Directory for the root filesystem: new, empty, or one that ocipull made
+    /// Directory for the root filesystem: new, empty, or one that ocipull made; or oci:DIR[:TAG]
     #[arg(value_name = "DEST", required_unless_present = "bundle", conflicts_with = "bundle")]
     dest: Option<PathBuf>,
     /// Make an OCI bundle's directory: the root filesystem is DIR/rootfs
@@ -132,6 +146,9 @@ struct TypedPull {
     /// Platform to choose from an index [default: this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
+    /// Copy the index with the images of all platforms; DEST has to be oci:DIR[:TAG]
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
     /// Replace DEST, whatever it holds
     #[arg(long)]
     force: bool,
@@ -158,7 +175,7 @@ struct TypedPull {
 }
 
 #[derive(Debug, Args)]
-struct TypedRegistry {
+pub(crate) struct TypedRegistry {
     /// Ask this registry first, as a mirror of the image's own; several, given one by one or
     /// separated by commas, are asked in turn
     #[arg(long, value_name = "HOST[:PORT]", env = "OCIPULL_MIRROR", value_delimiter = ',')]
@@ -209,6 +226,8 @@ enum TypedOwnership {
 #[derive(Debug)]
 pub(crate) enum Task {
     Pull(Box<PullTask>),
+    Copy(Box<CopyTask>),
+    Show(Show),
     /// Absolute, with a last component.
     Remove(PathBuf),
     Login(Box<LoginTask>),
@@ -228,12 +247,55 @@ pub(crate) struct VerifyTask {
     pub(crate) output: Output,
 }
 
+/// What is to be read, and as whom.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) typed: String,
+    pub(crate) location: ImageLocation,
+    /// The configuration file that says what the short name that was typed stands for.
+    pub(crate) named_by: Option<PathBuf>,
+    pub(crate) registry: RegistryOptions,
+}
+
+impl Image {
+    /// Reads what is configured for short names.
+    pub(crate) fn new(typed: String, registry: RegistryOptions) -> Result<Self, CliError> {
+        let location: ImageLocation = typed.parse()?;
+        let expanded = match &location {
+            ImageLocation::Registry(reference) => {
+                ocipull::registry::expand(reference, &registry.config)?
+            }
+            _ => None,
+        };
+        let (location, named_by) = match expanded {
+            None => (location, None),
+            Some((full, file)) => (ImageLocation::Registry(full), Some(file)),
+        };
+        Ok(Self { typed, location, named_by, registry })
+    }
+
+    /// What is to be said of a name that is configured to mean something.
+    pub(crate) fn note(&self) -> Option<String> {
+        let file = self.named_by.as_ref()?.display();
+        Some(format!("ocipull: note: {} is {} ({file})", self.typed, self.location))
+    }
+}
+
+/// What to copy, and where to.
+#[derive(Debug)]
+pub(crate) struct CopyTask {
+    pub(crate) image: Image,
+    pub(crate) layout: LayoutName,
+    /// None for all of them.
+    pub(crate) platform: Option<Platform>,
+    pub(crate) resources: ResourcesTask,
+    pub(crate) output: Output,
+}
+
 /// What to pull, and how.
 #[derive(Debug)]
 pub(crate) struct PullTask {
-    pub(crate) reference: ImageReference,
-    /// The configuration file that says what the short name that was typed stands for.
-    pub(crate) named_by: Option<PathBuf>,
+    pub(crate) image: Image,
     /// Absolute, with a last component.
     pub(crate) dest: PathBuf,
     pub(crate) platform: Platform,
@@ -242,7 +304,6 @@ pub(crate) struct PullTask {
     pub(crate) sync: bool,
     pub(crate) ownership: OwnershipChoice,
     pub(crate) resources: ResourcesTask,
-    pub(crate) registry: RegistryOptions,
     pub(crate) output: Output,
 }
 
@@ -258,7 +319,7 @@ pub(crate) enum Output {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     #[error(transparent)]
-    Reference(#[from] ReferenceError),
+    Location(#[from] LocationError),
     #[error(transparent)]
     Platform(#[from] PlatformError),
     #[error(transparent)]
@@ -271,6 +332,10 @@ pub(crate) enum CliError {
     User,
     #[error("invalid destination {0:?}: want a directory with a name")]
     Dest(PathBuf),
+    #[error("--all-platforms is for a destination oci:DIR, a root filesystem is one platform's")]
+    AllPlatforms,
+    #[error("invalid destination {0:?}: want oci:DIR or oci:DIR:TAG, a digest is what comes of it")]
+    LayoutDigest(String),
     #[error(transparent)]
     Limit(#[from] LimitSyntaxError),
     #[error("invalid credentials: want USER:PASS or USER")]
@@ -291,13 +356,15 @@ pub(crate) enum CliError {
 impl Explain for CliError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Reference(error) => error.hint(),
+            Self::Location(error) => error.hint(),
             Self::Platform(_) => format!("this machine's is {}", Platform::host()),
             Self::ShortName(error) => return error.hint(),
             Self::Registry(_) => "give HOST or HOST:PORT, as in quay.io".into(),
             Self::User => "give --username NAME".into(),
             Self::Mirror(_) => "give --mirror or OCIPULL_MIRROR as HOST or HOST:PORT".into(),
             Self::Dest(_) => "name a directory, as in ./rootfs".into(),
+            Self::AllPlatforms => "name a layout, as in oci:./images".into(),
+            Self::LayoutDigest(_) => "leave the digest out".into(),
             Self::Limit(_) => format!("the limits are {}", LIMIT_NAMES.join(", ")),
             Self::Creds => "give the user's name before the colon".into(),
             Self::File { .. } | Self::LargeFile(_) => "check the file's path and mode".into(),
@@ -322,6 +389,9 @@ impl Typed {
     /// What it means. Reads the CA file and, where it is not given, the password.
     pub(crate) fn meaning(self) -> Result<Task, CliError> {
         match self.command {
+            Some(TypedCommand::Digest(typed)) => Ok(Task::Show(Show::Digest(Box::new(typed)))),
+            Some(TypedCommand::Inspect(typed)) => Ok(Task::Show(Show::Inspect(Box::new(typed)))),
+            Some(TypedCommand::Tags(typed)) => Ok(Task::Show(Show::Tags(Box::new(typed)))),
             Some(TypedCommand::Cache { command }) => Ok(Task::Cache(command)),
             Some(TypedCommand::Rm { dest }) => destination(dest).map(Task::Remove),
             Some(TypedCommand::Login(typed)) => {
@@ -331,7 +401,7 @@ impl Typed {
                 typed.meaning().map(|task| Task::Logout(Box::new(task)))
             }
             Some(TypedCommand::Verify(typed)) => typed.meaning().map(Box::new).map(Task::Verify),
-            None => self.pull.meaning().map(Box::new).map(Task::Pull),
+            None => self.pull.meaning(),
         }
     }
 }
@@ -359,33 +429,32 @@ impl Output {
 }
 
 impl TypedPull {
-    fn meaning(self) -> Result<PullTask, CliError> {
-        let reference: ImageReference = self.image.unwrap_or_default().parse()?;
-        let registry = self.registry.meaning()?;
-        let expanded = ocipull::registry::expand(&reference, &registry.config)?;
+    fn meaning(self) -> Result<Task, CliError> {
+        let image = Image::new(self.image.unwrap_or_default(), self.registry.meaning()?)?;
+        let platform = self.platform.as_deref().map(str::parse).transpose()?;
+        let platform = platform.unwrap_or_else(Platform::host);
+        let resources = self.resources.meaning()?;
+        let output = Output::of(self.quiet, self.verbose);
+        if let Some(layout) = layout(self.dest.as_deref(), &image.location)? {
+            let platform = Some(platform).filter(|_| !self.all_platforms);
+            let task = CopyTask { image, layout, platform, resources, output };
+            return Ok(Task::Copy(Box::new(task)));
+        }
+        if self.all_platforms {
+            return Err(CliError::AllPlatforms);
+        }
         let bundled = self.bundle.map(|dir| dir.join("rootfs"));
-        let dest = destination(self.dest.or(bundled).unwrap_or_default())?;
-        let platform = match &self.platform {
-            Some(text) => text.parse()?,
-            None => Platform::host(),
-        };
-        let (reference, named_by) = match expanded {
-            None => (reference, None),
-            Some((full, file)) => (full, Some(file)),
-        };
-        Ok(PullTask {
-            reference,
-            named_by,
-            dest,
+        Ok(Task::Pull(Box::new(PullTask {
+            image,
+            dest: destination(self.dest.or(bundled).unwrap_or_default())?,
             platform,
             force: self.force,
             keep_dirlinks: self.keep_dirlinks,
             sync: self.sync,
             ownership: self.ownership.meaning(),
-            resources: self.resources.meaning()?,
-            registry,
-            output: Output::of(self.quiet, self.verbose),
-        })
+            resources,
+            output,
+        })))
     }
 }
 
@@ -401,7 +470,7 @@ impl TypedOwnership {
 }
 
 impl TypedRegistry {
-    fn meaning(self) -> Result<RegistryOptions, CliError> {
+    pub(crate) fn meaning(self) -> Result<RegistryOptions, CliError> {
         // An empty variable is as good as none.
         let mirrors = self.mirror.iter().filter(|text| !text.is_empty());
         let mirrors = mirrors.map(|text| text.parse().map_err(CliError::Mirror));
@@ -439,6 +508,19 @@ impl TypedAccess {
 /// The credential files that count, `named` alone if it is given.
 pub(crate) fn auth_files(named: Option<PathBuf>) -> Vec<AuthFile> {
     default_files(named.as_deref(), |name| std::env::var_os(name).map(PathBuf::from))
+}
+
+/// The layout that is to be written to, if DEST is one. Without a name the image keeps its own.
+fn layout(dest: Option<&Path>, image: &ImageLocation) -> Result<Option<LayoutName>, CliError> {
+    let Some(text) = dest.and_then(Path::to_str).filter(|text| LayoutName::is_meant(text)) else {
+        return Ok(None);
+    };
+    let mut layout: LayoutName = text.parse()?;
+    if layout.digest.is_some() {
+        return Err(CliError::LayoutDigest(text.into()));
+    }
+    layout.name = layout.name.or_else(|| image.tag().map(str::to_owned));
+    Ok(Some(layout))
 }
 
 /// An absolute path that ends in a name. Not the current directory: another one takes the place of
@@ -508,7 +590,7 @@ mod tests {
         let removal = Typed::try_parse_from(["ocipull", "rm", "/x/d"]).unwrap().meaning();
         assert!(matches!(removal, Ok(Task::Remove(dest)) if dest == Path::new("/x/d")));
         let task = meaning(&["library/rm", "d"]).unwrap();
-        assert_eq!(task.reference.to_string(), "docker.io/library/rm:latest");
+        assert_eq!(task.image.location.to_string(), "docker.io/library/rm:latest");
     }
 
     #[test]
@@ -521,7 +603,7 @@ mod tests {
     #[test]
     fn a_password_may_hold_colons() {
         let task = meaning(&["centos", "d", "--creds", "u:a:b"]).unwrap();
-        let login = task.registry.credentials.login.unwrap();
+        let login = task.image.registry.credentials.login.unwrap();
         assert_eq!((login.user.as_str(), login.secret), ("u", Secret::Password("a:b".into())));
         assert!(matches!(meaning(&["centos", "d", "--creds", ":x"]), Err(CliError::Creds)));
     }

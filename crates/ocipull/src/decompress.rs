@@ -105,7 +105,19 @@ fn sniff(head: &[u8]) -> Result<Compression, DecompressError> {
     }
 }
 
-fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+/// The name of the compression that a blob's first six bytes show, if any.
+pub(crate) fn name_of(head: &[u8]) -> Option<&'static str> {
+    match sniff(head) {
+        Ok(Compression::None) => None,
+        Ok(Compression::Gzip) => Some("gzip"),
+        Ok(Compression::Zstd) => Some("zstd"),
+        Err(DecompressError::Unsupported { name }) => Some(name),
+        Err(_) => None,
+    }
+}
+
+/// Fills the buffer as far as the input goes.
+pub(crate) fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match input.read(rest) {

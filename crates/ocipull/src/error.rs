@@ -7,8 +7,12 @@ use ctsys::report::Explain;
 use ctsys::{Errno, SysError};
 
 use crate::apply::{ApplyError, EntryError};
+use crate::fetch::FetchError;
+use crate::image::ImageError;
+use crate::local::LocalError;
 use crate::registry::{EXIT_DAMAGED, RegistryError};
 use crate::resolve::ResolveError;
+use crate::store::StoreError;
 
 /// The program's exit code when there is no room for the image.
 pub const EXIT_DISK_FULL: u8 = 6;
@@ -22,6 +26,15 @@ pub enum PullError {
     /// The registry did not give a layer.
     #[error("cannot pull")]
     Registry(#[from] RegistryError),
+    /// A layout or archive did not give a layer.
+    #[error("cannot read")]
+    Local(#[source] Box<LocalError>),
+    /// The manifest brings a layer that is not what it says.
+    #[error("cannot pull")]
+    Image(#[source] Box<ImageError>),
+    /// The image could not be written into a layout.
+    #[error("cannot copy")]
+    Store(#[source] Box<StoreError>),
     /// The image could not be unpacked.
     #[error("cannot unpack")]
     Apply(#[source] Box<ApplyError>),
@@ -37,6 +50,9 @@ pub enum PullError {
     /// The record beside DEST is not readable.
     #[error("cannot tell what DEST holds")]
     Record(#[from] RecordError),
+    /// An index that leads to very many manifests.
+    #[error("cannot copy: the index leads to more than {0} manifests")]
+    Large(usize),
     /// The record beside DEST does not belong to the image that it names.
     #[error("the record of {dest:?} does not belong to image {digest}: got other {what}")]
     OtherImage {
@@ -59,6 +75,34 @@ impl PullError {
     }
 }
 
+impl From<LocalError> for PullError {
+    fn from(error: LocalError) -> Self {
+        Self::Local(Box::new(error))
+    }
+}
+
+impl From<ImageError> for PullError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(Box::new(error))
+    }
+}
+
+impl From<StoreError> for PullError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+impl From<FetchError> for PullError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Registry(error) => error.into(),
+            FetchError::Local(error) => error.into(),
+            FetchError::Image(error) => error.into(),
+        }
+    }
+}
+
 impl From<ApplyError> for PullError {
     fn from(error: ApplyError) -> Self {
         Self::Apply(Box::new(error))
@@ -72,7 +116,14 @@ impl PullError {
             Self::Registry(error) => error.is_damage(),
             Self::Apply(error) => error.is_of_content(),
             Self::Layer { .. } => !is_disk_full(self),
-            Self::Resolve(_) | Self::Record(_) | Self::OtherImage { .. } | Self::Unpacker => false,
+            Self::Store(error) => matches!(**error, StoreError::Content { .. }),
+            Self::Resolve(_)
+            | Self::Local(_)
+            | Self::Image(_)
+            | Self::Record(_)
+            | Self::OtherImage { .. }
+            | Self::Unpacker
+            | Self::Large(_) => false,
         }
     }
 }
@@ -85,11 +136,14 @@ impl Explain for PullError {
         match self {
             Self::Registry(error) => error.hint(),
             Self::Resolve(error) => error.hint(),
+            Self::Local(error) => error.hint(),
+            Self::Image(error) => error.hint(),
+            Self::Store(error) => error.hint(),
             Self::Apply(error) => error.hint(),
             Self::Record(_) | Self::OtherImage { .. } => {
                 Some("remove it and pull with --force".into())
             }
-            Self::Layer { .. } | Self::Unpacker => None,
+            Self::Layer { .. } | Self::Unpacker | Self::Large(_) => None,
         }
     }
 
@@ -100,7 +154,15 @@ impl Explain for PullError {
             Self::Apply(error) => error.exit_code(),
             Self::Registry(error) => error.exit_code(),
             Self::Resolve(error) => error.exit_code(),
-            Self::Layer { .. } | Self::Record(_) | Self::OtherImage { .. } | Self::Unpacker => 1,
+            Self::Local(error) => error.exit_code(),
+            Self::Store(error) => error.exit_code(),
+            Self::Image(error) if matches!(**error, ImageError::Inline { .. }) => EXIT_DAMAGED,
+            Self::Image(_)
+            | Self::Layer { .. }
+            | Self::Record(_)
+            | Self::OtherImage { .. }
+            | Self::Unpacker
+            | Self::Large(_) => 1,
         }
     }
 }

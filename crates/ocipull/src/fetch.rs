@@ -13,14 +13,14 @@
 //!
 //! ```no_run
 //! # async fn example(
-//! #     registry: std::sync::Arc<ocipull::registry::Registry>,
+//! #     source: ocipull::source::Source,
 //! #     image: ocipull::resolve::Resolved,
 //! # ) -> Result<(), Box<dyn std::error::Error>> {
 //! use ocipull::fetch::{Place, fetch};
 //!
 //! // The first layer into a file, as it is served.
 //! let place = Place { index: 0, total: image.manifest.layers.len() };
-//! let (fetching, mut blob) = fetch(&registry, None, &image.manifest.layers[0], place);
+//! let (fetching, mut blob) = fetch(&source, None, &image.manifest.layers[0], place);
 //! let copied = tokio::task::spawn_blocking(move || {
 //!     std::io::copy(&mut blob, &mut std::fs::File::create("layer")?)
 //! });
@@ -35,9 +35,7 @@
 
 mod download;
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -48,7 +46,10 @@ use tokio::task::JoinHandle;
 
 use crate::cache::Cache;
 use crate::event::{Event, LayerInfo, Observer};
-use crate::registry::{Registry, RegistryError};
+use crate::image::{ImageError, inline_data};
+use crate::local::{LocalBlob, LocalError};
+use crate::registry::RegistryError;
+use crate::source::{self, Source};
 use download::{Download, Stop};
 
 /// Longest piece handed on at once, in bytes.
@@ -68,22 +69,28 @@ pub struct Place {
 /// A layer on its way. Dropping it ends the download, and the reader's stream with an error.
 #[derive(Debug)]
 pub struct Fetch {
-    /// None where the cache holds the layer.
+    /// None where the layer is on this machine.
     task: Option<JoinHandle<()>>,
-    failure: Arc<Mutex<Option<RegistryError>>>,
+    failure: Arc<Mutex<Option<FetchError>>>,
 }
 
 /// The blocking end of a [`Fetch`]: the blob's bytes as they are served.
 #[derive(Debug)]
 pub struct LayerReader {
-    source: Source,
+    origin: Origin,
     from_cache: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
-enum Source {
-    Download { pieces: mpsc::Receiver<Piece>, current: Bytes, ended: bool },
-    Cache(CachedLayer),
+enum Origin {
+    Download {
+        pieces: mpsc::Receiver<Piece>,
+        current: Bytes,
+        ended: bool,
+    },
+    Here(LayerHere),
+    /// Its failure is noted.
+    Nowhere(String),
 }
 
 #[derive(Debug)]
@@ -95,29 +102,50 @@ enum Piece {
     Failed(String),
 }
 
-/// Starts to fetch `layer`, or opens it where `cache` holds it. Must be called within a tokio
-/// runtime; the reader is for a thread that may block.
+/// Why a layer could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The layout or archive.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// What stands in the manifest instead of a blob.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// Starts to fetch `layer`, or opens it where it is on this machine or `cache` holds it. Must be
+/// called within a tokio runtime; the reader is for a thread that may block.
 pub fn fetch(
-    registry: &Arc<Registry>,
+    source: &Source,
     cache: Option<&Arc<Cache>>,
     layer: &Descriptor,
     place: Place,
 ) -> (Fetch, LayerReader) {
-    registry.observer().observe(&Event::LayerStarted(LayerInfo {
+    source.observer().observe(&Event::LayerStarted(LayerInfo {
         index: place.index,
         total: place.total,
         digest: layer.digest(),
         size_bytes: layer.size(),
     }));
-    let failure = Arc::new(Mutex::new(None));
+    let registry = match (inline_data(layer), &source.origin) {
+        (Ok(Some(bytes)), _) => return here(source, LocalBlob::memory(bytes), place, false),
+        (Err(error), _) => return nowhere(error.into()),
+        (Ok(None), source::Origin::Local(image)) => {
+            return match image.blob(layer) {
+                Ok(blob) => here(source, blob, place, false),
+                Err(error) => nowhere(error.into()),
+            };
+        }
+        (Ok(None), source::Origin::Registry(registry, _)) => registry,
+    };
     if let Some(file) = cache.and_then(|cache| cache.blob(layer.digest(), Some(layer.size()))) {
-        let observer = Arc::clone(registry.observer());
-        let left_bytes = layer.size();
-        let cached = CachedLayer { file, position: 0, left_bytes, index: place.index, observer };
-        let from_cache = Arc::new(AtomicBool::new(true));
-        let reader = LayerReader { source: Source::Cache(cached), from_cache };
-        return (Fetch { task: None, failure }, reader);
+        let blob = LocalBlob::part(Arc::new(file), 0, layer.size());
+        return here(source, blob, place, true);
     }
+    let failure = Arc::new(Mutex::new(None));
     let (sender, pieces) = mpsc::channel(PIECES);
     let from_cache = Arc::new(AtomicBool::new(false));
     let download = Download {
@@ -132,21 +160,34 @@ pub fn fetch(
         url: format!("blobs/{}", layer.digest()),
     };
     let task = Some(tokio::spawn(run(download, sender, Arc::clone(&failure))));
-    let source = Source::Download { pieces, current: Bytes::new(), ended: false };
-    (Fetch { task, failure }, LayerReader { source, from_cache })
+    let origin = Origin::Download { pieces, current: Bytes::new(), ended: false };
+    (Fetch { task, failure }, LayerReader { origin, from_cache })
+}
+
+fn here(source: &Source, blob: LocalBlob, place: Place, from_cache: bool) -> (Fetch, LayerReader) {
+    let observer = Arc::clone(source.observer());
+    let origin = Origin::Here(LayerHere { blob, index: place.index, observer });
+    let reader = LayerReader { origin, from_cache: Arc::new(AtomicBool::new(from_cache)) };
+    (Fetch { task: None, failure: Arc::default() }, reader)
+}
+
+fn nowhere(error: FetchError) -> (Fetch, LayerReader) {
+    let origin = Origin::Nowhere(error.to_string());
+    let failure = Arc::new(Mutex::new(Some(error)));
+    (Fetch { task: None, failure }, LayerReader { origin, from_cache: Arc::default() })
 }
 
 async fn run(
     download: Download,
     sender: mpsc::Sender<Piece>,
-    failure: Arc<Mutex<Option<RegistryError>>>,
+    failure: Arc<Mutex<Option<FetchError>>>,
 ) {
     let last = match download.run().await {
         Ok(()) => Piece::End,
         Err(Stop::ReaderGone) => return,
         Err(Stop::Failed(error)) => {
             let text = error.to_string();
-            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.into());
             Piece::Failed(text)
         }
     };
@@ -156,7 +197,7 @@ async fn run(
 
 impl Fetch {
     /// Why the download failed, if it did: the cause of whatever the reader's side reports.
-    pub fn failure(&self) -> Option<RegistryError> {
+    pub fn failure(&self) -> Option<FetchError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -184,9 +225,10 @@ impl LayerReader {
 
 impl Read for LayerReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (pieces, current, ended) = match &mut self.source {
-            Source::Cache(cached) => return cached.read(buffer),
-            Source::Download { pieces, current, ended } => (pieces, current, ended),
+        let (pieces, current, ended) = match &mut self.origin {
+            Origin::Here(layer) => return layer.read(buffer),
+            Origin::Nowhere(why) => return Err(io::Error::other(why.clone())),
+            Origin::Download { pieces, current, ended } => (pieces, current, ended),
         };
         while current.is_empty() {
             if *ended || buffer.is_empty() {
@@ -206,35 +248,22 @@ impl Read for LayerReader {
     }
 }
 
-/// A layer that the cache holds.
-struct CachedLayer {
-    file: File,
-    position: u64,
-    left_bytes: u64,
+/// A layer that is on this machine, open already: who reads it may not open files.
+struct LayerHere {
+    blob: LocalBlob,
     index: usize,
     observer: Arc<dyn Observer>,
 }
 
-impl std::fmt::Debug for CachedLayer {
+impl std::fmt::Debug for LayerHere {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CachedLayer").field("left_bytes", &self.left_bytes).finish_non_exhaustive()
+        f.debug_tuple("LayerHere").field(&self.blob).finish()
     }
 }
 
-impl CachedLayer {
+impl LayerHere {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left_bytes).unwrap_or(usize::MAX).min(buffer.len());
-        let (buffer, _) = buffer.split_at_mut(most);
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        let length = self.file.read_at(buffer, self.position)?;
-        if length == 0 {
-            let why = "the cached layer became shorter while it was read";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
-        }
-        self.position += length as u64;
-        self.left_bytes -= length as u64;
+        let length = self.blob.read(buffer)?;
         let event = Event::LayerBytes { index: self.index, bytes: length as u64 };
         self.observer.observe(&event);
         Ok(length)
@@ -250,8 +279,8 @@ mod tests {
         for piece in pieces {
             sender.try_send(piece).unwrap();
         }
-        let source = Source::Download { pieces: receiver, current: Bytes::new(), ended: false };
-        LayerReader { source, from_cache: Arc::default() }
+        let origin = Origin::Download { pieces: receiver, current: Bytes::new(), ended: false };
+        LayerReader { origin, from_cache: Arc::default() }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod cache_command;
 mod changes;
 mod cli;
+mod commands;
 mod login;
 mod password;
 mod progress;
@@ -18,17 +19,21 @@ use ctsys::record::{ImageRecord, Ownership};
 use ctsys::report::{Explain, Usage, report};
 use nix::sys::stat::{Mode, umask};
 use ocipull::apply::{self, ApplyError};
+use ocipull::copy::{Copied, CopyOptions, copy};
 use ocipull::error::PullError;
 use ocipull::event::Observer;
+use ocipull::location::ImageLocation;
+use ocipull::open::open;
 use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
 use ocipull::pull::{PullOptions, Pulled, pull};
-use ocipull::registry::Registry;
+use ocipull::source::Source;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use cache_command::CacheCommandError;
 use changes::VerifyError;
-use cli::{CliError, Output, PullTask, Task, Typed};
+use cli::{CliError, CopyTask, Image, Output, PullTask, Task, Typed};
+use commands::ShowError;
 use login::LoginError;
 use progress::{Display, size};
 
@@ -57,6 +62,8 @@ enum MainError {
     #[error(transparent)]
     Cache(#[from] CacheCommandError),
     #[error(transparent)]
+    Show(#[from] ShowError),
+    #[error(transparent)]
     Verify(#[from] VerifyError),
     #[error("cannot start")]
     Start(#[source] SysError),
@@ -79,6 +86,7 @@ impl Explain for MainError {
             Self::Login(error) => error.hint(),
             Self::Remove(error) => error.hint(),
             Self::Cache(error) => error.hint(),
+            Self::Show(error) => error.hint(),
             Self::Verify(error) => error.hint(),
             Self::Start(_) | Self::Signal(_) => None,
         }
@@ -93,6 +101,7 @@ impl Explain for MainError {
             Self::Remove(error) => error.exit_code(),
             Self::Login(error) => error.exit_code(),
             Self::Cache(error) => error.exit_code(),
+            Self::Show(error) => error.exit_code(),
             Self::Verify(error) => error.exit_code(),
             Self::Start(_) => 1,
         }
@@ -145,13 +154,26 @@ fn run(typed: Typed) -> Result<ExitCode, MainError> {
             if let Some(warning) = &entered.warning {
                 display.say(&format!("ocipull: warning: {warning}"));
             }
-            if let Some(file) = &task.named_by {
-                let (typed, file) = (task.reference.typed(), file.display());
-                display.say(&format!("ocipull: note: {typed} is {} ({file})", task.reference));
+            if let Some(note) = task.image.note() {
+                display.say(&note);
             }
             let result = run_pull(&task, entered.ownership, &display);
             display.clear();
             tell(&task, &display, result?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Copy(task) => {
+            let display = Arc::new(Display::new(task.output));
+            if let Some(note) = task.image.note() {
+                display.say(&note);
+            }
+            let result = run_copy(&task, &display);
+            display.clear();
+            tell_copied(&task, &display, &result?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Show(show) => {
+            interruptible(async { Ok(show.run().await?) })?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Verify(task) => {
@@ -201,15 +223,34 @@ fn run_pull(
         platform: task.platform.clone(),
         ownership,
         force: task.force,
-        resources: task.resources.open(&observer),
+        resources: task.resources.open(&task.image.location, &observer),
         keep_dirlinks: task.keep_dirlinks,
         sync: task.sync,
     };
     interruptible(async {
-        let registry =
-            Registry::new(&task.reference, &task.registry, observer).map_err(PullError::from)?;
-        Ok(pull(Arc::new(registry), &task.reference, &options).await?)
+        let source = open_image(&task.image, observer).await?;
+        Ok(pull(&source, &options).await?)
     })
+}
+
+fn run_copy(task: &CopyTask, display: &Arc<Display>) -> Result<Copied, MainError> {
+    let observer: Arc<dyn Observer> = Arc::clone(display) as _;
+    let resources = task.resources.open(&task.image.location, &observer);
+    let options = CopyOptions {
+        dir: task.layout.path.clone(),
+        name: task.layout.name.clone(),
+        platform: task.platform.clone(),
+        jobs: resources.jobs,
+        cache: resources.cache,
+    };
+    interruptible(async {
+        let source = open_image(&task.image, observer).await?;
+        Ok(copy(&source, &options).await?)
+    })
+}
+
+async fn open_image(image: &Image, observer: Arc<dyn Observer>) -> Result<Source, PullError> {
+    open(image.location.clone(), &image.typed, &image.registry, observer).await
 }
 
 /// Runs `work`, which the signals that end a program end by dropping it.
@@ -258,10 +299,7 @@ fn tell(task: &PullTask, display: &Display, pulled: Pulled) {
     if task.output == Output::Quiet {
         return;
     }
-    let named = |digest: &str| match task.reference.digest() {
-        Some(_) => task.reference.to_string(),
-        None => format!("{}@{digest}", task.reference),
-    };
+    let named = |digest: &str| with_digest(&task.image.location, digest);
     let dest = task.dest.display();
     match pulled {
         Pulled::UpToDate { manifest_digest } => {
@@ -278,5 +316,26 @@ fn tell(task: &PullTask, display: &Display, pulled: Pulled) {
                 size(bytes)
             ));
         }
+    }
+}
+
+fn tell_copied(task: &CopyTask, display: &Display, copied: &Copied) {
+    let Copied { digest, documents, blobs, bytes } = copied;
+    let image = with_digest(&task.image.location, digest.as_ref());
+    let (documents, blobs) = (count(*documents, "manifest"), count(*blobs, "blob"));
+    let layout = &task.layout;
+    display.say(&format!("copied {image} ({documents}, {blobs}, {}) to {layout}", size(*bytes)));
+}
+
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+fn with_digest(image: &ImageLocation, digest: &str) -> String {
+    match image {
+        ImageLocation::Registry(reference) if reference.digest().is_some() => image.to_string(),
+        ImageLocation::Layout(layout) if layout.digest.is_some() => image.to_string(),
+        _ => format!("{image}@{digest}"),
     }
 }

@@ -22,8 +22,9 @@ pub struct PlatformError(String);
 impl Platform {
     /// From the words of an index or a config, brought to normal form.
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
-        let variant = variant.filter(|v| !v.is_empty());
-        let (architecture, variant) = match (architecture, variant) {
+        let architecture = architecture.to_ascii_lowercase();
+        let variant = variant.map(str::to_ascii_lowercase).filter(|v| !v.is_empty());
+        let (architecture, variant) = match (architecture.as_str(), variant.as_deref()) {
             // The names that uname(2) and people use (containerd, platforms/database.go).
             ("x86_64" | "x86-64" | "amd64", Some("v1")) | ("x86_64" | "x86-64", None) => {
                 ("amd64", None)
@@ -33,6 +34,8 @@ impl Platform {
             ("aarch64", other) => ("arm64", other),
             ("armhf", None) | ("arm", None | Some("7")) => ("arm", Some("v7")),
             ("armel", None) | ("arm", Some("6")) => ("arm", Some("v6")),
+            ("arm", Some("5")) => ("arm", Some("v5")),
+            ("arm", Some("8")) => ("arm", Some("v8")),
             ("i386" | "i486" | "i586" | "i686", None) => ("386", None),
             other => other,
         };
@@ -61,7 +64,8 @@ impl Platform {
     }
 
     /// How well an image for `offered` suits a machine of this platform: 0 is exactly, more is
-    /// worse, `None` is not at all. A machine runs the older variants of its architecture too.
+    /// worse, `None` is not at all. A machine runs the older variants of its architecture too, and
+    /// what is made for the architecture as such.
     pub fn suits(&self, offered: &Self) -> Option<usize> {
         if self.os != offered.os || self.architecture != offered.architecture {
             return None;
@@ -73,7 +77,10 @@ impl Platform {
             ("amd64", Some("v4")) => &["v4", "v3", "v2", ""],
             ("amd64", Some("v3")) => &["v3", "v2", ""],
             ("amd64", Some("v2")) => &["v2", ""],
-            (_, own) => return (own == offered.variant.as_deref()).then_some(0),
+            // No variant is the oldest: normal form has none for amd64/v1 and arm64/v8. An older
+            // one of which no more is known is none to guess at.
+            (_, Some(own)) => &[own, ""],
+            (_, None) => &[""],
         };
         let offered = offered.variant.as_deref().unwrap_or_default();
         older.iter().position(|variant| *variant == offered)
@@ -156,6 +163,32 @@ mod tests {
         assert_eq!(platform("linux/amd64").suits(&platform("linux/amd64/v3")), None);
         assert_eq!(platform("linux/amd64/v3").suits(&platform("linux/amd64")), Some(2));
         assert_eq!(platform("linux/arm64").suits(&platform("linux/arm64/v8")), Some(0));
+    }
+
+    #[test]
+    fn variants_fall_back_in_order_and_never_upwards() {
+        let order = |wanted: &str, offered: &[&'static str]| {
+            let mut suiting: Vec<(usize, &'static str)> = offered
+                .iter()
+                .filter_map(|o| Some((platform(wanted).suits(&platform(o))?, *o)))
+                .collect();
+            suiting.sort_unstable();
+            suiting.into_iter().map(|(_, offered)| offered).collect::<Vec<_>>()
+        };
+        let arm = ["linux/arm/v5", "linux/arm/v6", "linux/arm", "linux/arm/v8"];
+        assert_eq!(
+            order("linux/arm/v8", &arm),
+            ["linux/arm/v8", "linux/arm", "linux/arm/v6", "linux/arm/v5"]
+        );
+        assert_eq!(order("linux/arm/v6", &arm), ["linux/arm/v6", "linux/arm/v5"]);
+        let amd = ["linux/amd64", "linux/amd64/v2", "linux/amd64/v3", "linux/amd64/v4"];
+        assert_eq!(
+            order("linux/AMD64/V3", &amd),
+            ["linux/amd64/v3", "linux/amd64/v2", "linux/amd64"]
+        );
+        assert_eq!(order("linux/amd64/v1", &amd), ["linux/amd64"]);
+        assert_eq!(order("linux/arm64/v9", &["linux/arm64/v8"]), ["linux/arm64/v8"]);
+        assert_eq!(order("linux/arm64", &["linux/arm64/v9"]), Vec::<&str>::new());
     }
 
     #[test]

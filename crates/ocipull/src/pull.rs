@@ -6,9 +6,10 @@
 //!
 //! use ctsys::record::Ownership;
 //! use ocipull::pull::{PullOptions, Pulled, Resources, pull};
-//! use ocipull::{event::Silent, platform::Platform, registry::Registry};
+//! use ocipull::reference::ImageReference;
+//! use ocipull::{event::Silent, platform::Platform, registry::Registry, source::Source};
 //!
-//! let reference = "centos:latest".parse()?;
+//! let reference: ImageReference = "centos:latest".parse()?;
 //! let registry = Registry::new(&reference, &Default::default(), Arc::new(Silent))?;
 //! let options = PullOptions {
 //!     dest: std::path::absolute("rootfs")?,
@@ -19,7 +20,7 @@
 //!     sync: false,
 //!     resources: Resources::default(),
 //! };
-//! match pull(Arc::new(registry), &reference, &options).await? {
+//! match pull(&Source::registry(registry, reference), &options).await? {
 //!     Pulled::UpToDate { manifest_digest } => println!("still {manifest_digest}"),
 //!     Pulled::Unpacked { layers, .. } => println!("{layers} layers"),
 //! }
@@ -42,9 +43,8 @@ use crate::cache::{Cache, LayerCaches};
 use crate::error::PullError;
 use crate::image::Config;
 use crate::platform::Platform;
-use crate::reference::ImageReference;
-use crate::registry::Registry;
 use crate::resolve::{self, Named, Resolved};
+use crate::source::Source;
 use crate::unpack::{Failure, Job, unpack};
 
 /// What to pull, and where to.
@@ -110,11 +110,7 @@ pub enum Pulled {
 /// Pulls the image. A failure, or dropping the future, leaves DEST as it was.
 ///
 /// Must run within a tokio runtime; unpacking goes on in one of its blocking threads.
-pub async fn pull(
-    registry: Arc<Registry>,
-    reference: &ImageReference,
-    options: &PullOptions,
-) -> Result<Pulled, PullError> {
+pub async fn pull(source: &Source, options: &PullOptions) -> Result<Pulled, PullError> {
     let present = if options.force { None } else { present(options)? };
     let PullOptions { ownership, force, keep_dirlinks, ref resources, .. } = *options;
     let limits = resources.limits;
@@ -127,17 +123,17 @@ pub async fn pull(
         None => Some(make_staging()?),
     };
     // A digest says by itself that nothing can have changed.
-    if let (Some(record), Some(digest)) = (&present, reference.digest())
+    if let (Some(record), Some(digest)) = (&present, source.digest())
         && holds(record, digest)
     {
         return up_to_date(record, options);
     }
     let cache = resources.cache.as_deref();
-    let named = resolve::name(&registry, cache, reference).await?;
+    let named = resolve::name(source, cache).await?;
     if let Some(record) = present.as_ref().filter(|record| holds(record, &named.digest)) {
         return up_to_date(record, options);
     }
-    let mut resolved = resolve::resolve(&registry, cache, named, &options.platform).await?;
+    let mut resolved = resolve::resolve(source, cache, named, &options.platform).await?;
     if let Some(record) = present.filter(|record| holds(record, &resolved.manifest_digest)) {
         return up_to_date(&record, options);
     }
@@ -145,12 +141,12 @@ pub async fn pull(
         Some(staging) => staging,
         None => make_staging()?,
     };
-    let config = resolve::config(&registry, cache, &mut resolved, &options.platform).await?;
-    let image = Image { registry: &registry, resolved: &resolved, config: &config };
+    let config = resolve::config(source, cache, &mut resolved, &options.platform).await?;
+    let image = Image { source, resolved: &resolved, config: &config };
     let staging = image.unpack(resources, &options.dest, staging, make_staging).await?;
-    let record = record(reference, &resolved, config, options);
+    let record = record(source, &resolved, config, options);
     let warnings = staging.commit(&record)?;
-    if let Some(cache) = cache {
+    if let Some(cache) = cache.filter(|_| !source.is_local()) {
         cache.note(&record.canonical_reference, &resolved.descriptor, &resolved.resolved_digest);
     }
     Ok(Pulled::Unpacked {
@@ -164,7 +160,7 @@ pub async fn pull(
 /// Unpacks the image that `record` names once more, beside `dest`, to be looked at: nothing takes
 /// the place of `dest`. Fails when that image is not what the record says it is.
 pub async fn stage(
-    registry: Arc<Registry>,
+    source: &Source,
     record: &ImageRecord,
     dest: &Path,
     resources: &Resources,
@@ -185,18 +181,18 @@ pub async fn stage(
     let staging = make_staging()?;
     let cache = resources.cache.as_deref();
     let named = Named::by_digest(digest);
-    let mut resolved = resolve::resolve(&registry, cache, named, &platform).await?;
-    let config = resolve::config(&registry, cache, &mut resolved, &platform).await?;
+    let mut resolved = resolve::resolve(source, cache, named, &platform).await?;
+    let config = resolve::config(source, cache, &mut resolved, &platform).await?;
     if layers(&resolved, &config) != record.layers {
         return Err(other("layers"));
     }
-    let image = Image { registry: &registry, resolved: &resolved, config: &config };
+    let image = Image { source, resolved: &resolved, config: &config };
     image.unpack(resources, dest, staging, make_staging).await
 }
 
 /// An image whose layers are still to be fetched.
 struct Image<'a> {
-    registry: &'a Arc<Registry>,
+    source: &'a Source,
     resolved: &'a Resolved,
     config: &'a Config,
 }
@@ -211,12 +207,14 @@ impl Image<'_> {
         make_staging: impl Fn() -> Result<Staging, ApplyError>,
     ) -> Result<Staging, PullError> {
         let layers = &self.resolved.manifest.layers;
-        let observer = self.registry.observer();
+        // What is on this machine needs no keeping.
+        let kept = if self.source.is_local() { &[] } else { layers.as_slice() };
+        let observer = self.source.observer();
         let job = Job {
-            registry: self.registry,
+            source: self.source,
             layers,
             diff_ids: &self.config.diff_ids,
-            caches: &LayerCaches::new(resources.cache.as_ref(), layers, dest, observer),
+            caches: &LayerCaches::new(resources.cache.as_ref(), kept, dest, observer),
             jobs: resources.jobs,
         };
         let mut evicted = HashSet::new();
@@ -266,15 +264,15 @@ fn holds(record: &ImageRecord, digest: &Digest) -> bool {
 }
 
 fn record(
-    reference: &ImageReference,
+    source: &Source,
     resolved: &Resolved,
     config: Config,
     options: &PullOptions,
 ) -> ImageRecord {
     ImageRecord {
         version: RECORD_VERSION,
-        reference: reference.typed().to_owned(),
-        canonical_reference: reference.to_string(),
+        reference: source.typed().to_owned(),
+        canonical_reference: source.to_string(),
         manifest_digest: resolved.manifest_digest.to_string(),
         resolved_digest: resolved.resolved_digest.to_string(),
         platform: resolved.platform.to_record(),

@@ -229,7 +229,8 @@ fn parse_digest(text: &str) -> Result<Digest, Problem> {
     }
 }
 
-fn is_tag(tag: &str) -> bool {
+/// Whether a text can be a tag.
+pub(crate) fn is_tag(tag: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     tag.len() <= MAX_TAG_BYTES
         && tag.bytes().next().is_some_and(word)

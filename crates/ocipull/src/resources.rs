@@ -8,6 +8,7 @@ use ocipull::apply::Limits;
 use ocipull::apply::limits::{LimitSyntaxError, Setting};
 use ocipull::cache::{self, Cache};
 use ocipull::event::Observer;
+use ocipull::location::ImageLocation;
 use ocipull::pull::{DEFAULT_JOBS, Resources};
 
 #[derive(Debug, Args)]
@@ -43,11 +44,13 @@ impl TypedResources {
 }
 
 impl ResourcesTask {
-    /// Opens the cache. One that cannot be used is told to the observer, and not used.
-    pub(crate) fn open(&self, observer: &Arc<dyn Observer>) -> Resources {
+    /// Opens the cache, for an image that is not on this machine already. One that cannot be used is
+    /// told to the observer, and not used.
+    pub(crate) fn open(&self, image: &ImageLocation, observer: &Arc<dyn Observer>) -> Resources {
         let directory = || cache::directory(|name| std::env::var_os(name));
+        let cached = self.cached && matches!(image, ImageLocation::Registry(_));
         Resources {
-            cache: self.cached.then(|| Cache::open_or_say(directory(), observer)).flatten(),
+            cache: cached.then(|| Cache::open_or_say(directory(), observer)).flatten(),
             jobs: self.jobs,
             limits: self.limits,
         }

@@ -12,7 +12,7 @@ use crate::cache::LayerCaches;
 use crate::error::PullError;
 use crate::event::{Event, LayerInfo};
 use crate::fetch::{self, Fetch, LayerReader, Place};
-use crate::registry::Registry;
+use crate::source::Source;
 
 /// So much of a layer that could not be applied is still read, to see whether it was altered on its
 /// way: in bytes, a second or so of a good line.
@@ -20,7 +20,7 @@ const MAX_BLAME_BYTES: u64 = 64 << 20;
 
 /// What is to be unpacked.
 pub(crate) struct Job<'a> {
-    pub(crate) registry: &'a Arc<Registry>,
+    pub(crate) source: &'a Source,
     /// Lowest first.
     pub(crate) layers: &'a [Descriptor],
     /// As many.
@@ -109,7 +109,7 @@ impl Unpacking<'_> {
     fn start(&mut self, index: usize, layer: &Descriptor, diff_id: &Digest) {
         let place = Place { index, total: self.job.layers.len() };
         let cache = self.job.caches.of(layer.digest());
-        let (fetch, mut reader) = fetch::fetch(self.job.registry, cache, layer, place);
+        let (fetch, mut reader) = fetch::fetch(self.job.source, cache, layer, place);
         self.fetches.insert(index, fetch);
         let staging = Arc::clone(&self.staging);
         let (layer, diff_id) = (layer.clone(), diff_id.clone());
@@ -130,7 +130,7 @@ impl Unpacking<'_> {
         let Some(layer) = self.job.layers.get(index) else { return };
         let (digest, size_bytes) = (layer.digest(), layer.size());
         let info = LayerInfo { index, total: self.job.layers.len(), digest, size_bytes };
-        self.job.registry.observer().observe(&Event::LayerDone(info));
+        self.job.source.observer().observe(&Event::LayerDone(info));
     }
 
     /// Ends what is under way, and waits for that.

@@ -1,10 +1,17 @@
 //! Whether bytes are the ones a descriptor names: their count and their digest. Pure.
 
 use std::fmt::Write as _;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use oci_spec::image::{Digest, DigestAlgorithm};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
+
+/// Hashed at once, in bytes.
+const READ_BYTES: usize = 256 << 10;
+
+/// The program's exit code when content is not what its digest says.
+pub const EXIT_DAMAGED: u8 = 4;
 
 /// How content differs from its descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +119,21 @@ pub fn verify(body: &[u8], want: &Digest, size: Option<u64>) -> Result<(), Verif
 pub fn sha256(body: &[u8]) -> Result<Digest, VerifyError> {
     let text = format!("sha256:{}", hex(&Sha256::digest(body)));
     Digest::from_str(&text).map_err(|_| VerifyError::Algorithm(text))
+}
+
+/// The sha256 digest of all that `input` gives.
+pub fn sha256_of(input: &mut dyn Read) -> io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => hasher.update(buffer.get(..length).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Digest::from_str(&format!("sha256:{}", hex(&hasher.finalize()))).map_err(io::Error::other)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -242,9 +242,9 @@ fn an_index_in_an_index_ends_after_a_few_requests() {
     index.push(&registry, "app", "v1");
     registry.put_manifest("app", &forged, own, built.bytes.clone());
     let Pull { run, .. } = pull(&registry);
-    run.failed(1, &[]);
+    run.failed(4, &["content is", &forged]);
     assert!(registry.requests().len() < 10, "{:?}", registry.walk());
-    // Another index, by its true digest.
+    // Another index, by its true digest, which is read as well.
     let inner = registry.put_manifest("app", "inner", own, built.bytes.clone());
     let size = built.bytes.len();
     let outer = Index::new().image(common::small_image().build()).edit(move |value| {
@@ -256,7 +256,7 @@ fn an_index_in_an_index_ends_after_a_few_requests() {
     outer.push(&registry, "app", "v1");
     registry.clear_requests();
     let Pull { run, .. } = pull(&registry);
-    run.failed(1, &["index"]);
+    run.failed(4, &["content is", &forged]);
     assert!(registry.requests().len() < 10, "{:?}", registry.walk());
 }
 

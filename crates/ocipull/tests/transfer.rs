@@ -365,10 +365,10 @@ fn one_layer_twice_at_once_in_one_process_is_downloaded_once() {
     let registry =
         ocipull::registry::Registry::new(&reference, &Default::default(), Arc::new(Silent))
             .unwrap();
-    let registry = Arc::new(registry);
+    let source = ocipull::source::Source::registry(registry, reference);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let start = |index| fetch(&registry, Some(&cache), &layer, Layer { index, total: 3 });
+        let start = |index| fetch(&source, Some(&cache), &layer, Layer { index, total: 3 });
         let first = start(0);
         while fetches(&served, &digests[0]).is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;

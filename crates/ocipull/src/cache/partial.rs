@@ -145,7 +145,11 @@ impl Following {
             return Ok(Followed::Whole(self));
         }
         if !is_at(&self.file, &self.path)? {
-            return Ok(Followed::Gone);
+            // Where another has the lock, it may have got its name between the two looks.
+            return match is_at(&self.file, &self.blob)? {
+                true => Ok(Followed::Whole(self)),
+                false => Ok(Followed::Gone),
+            };
         }
         match locked {
             Ok(()) => Partial::new(self.file, self.path, self.blob).map(Followed::Mine),

@@ -1,6 +1,7 @@
 //! Why a manifest, an index or a config is refused.
 
 use crate::platform::Platform;
+use crate::verify::VerifyError;
 
 /// Why a body is not what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +38,36 @@ pub enum ImageError {
         /// Its type.
         media_type: String,
     },
-    /// An index inside an index.
-    #[error("index entry {0} is an index itself, which is not supported")]
-    NestedIndex(String),
+    /// An entry that says to be an index.
+    #[error("index entry {0} is a manifest, but says to be an index")]
+    NoIndex(String),
+    /// An entry that says to be a manifest.
+    #[error("index entry {0} is an index, but says to be a manifest")]
+    NoManifest(String),
+    /// Indexes inside of indexes, further than any real ones.
+    #[error("indexes are nested more than {0} deep")]
+    IndexDepth(usize),
+    /// An index that leads to very many others.
+    #[error("the index leads to more than {0} others")]
+    IndexCount(usize),
+    /// A descriptor's embedded content.
+    #[error("the data embedded for {digest} is none")]
+    InlineBase64 {
+        /// What it should be.
+        digest: String,
+        /// Where it goes wrong.
+        #[source]
+        source: base64::DecodeError,
+    },
+    /// A descriptor's embedded content is another than it says.
+    #[error("the data embedded for {digest} is not what it should be")]
+    Inline {
+        /// What it should be.
+        digest: String,
+        /// How it differs.
+        #[source]
+        source: VerifyError,
+    },
     /// A diff_id that is no digest.
     #[error("config has the invalid diff_id {0:?}")]
     DiffId(String),
@@ -72,7 +100,9 @@ impl ImageError {
             Self::Schema1 => "push the image anew with a current docker, podman or skopeo".into(),
             Self::Artifact(_) => "artifacts are fetched by oras or the tool that made them".into(),
             Self::Encrypted(_) => "decrypt it first with skopeo copy --decryption-key".into(),
-            Self::NestedIndex(_) => "name the platform's manifest by its digest".into(),
+            Self::IndexDepth(_) | Self::IndexCount(_) => {
+                "name the platform's manifest by its digest".into()
+            }
             _ => return None,
         })
     }

@@ -3,19 +3,26 @@
 //! Docker's schema 2 and OCI's forms differ in media types alone, so one set of types holds both.
 
 mod error;
+mod index;
+mod inline;
+mod search;
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use oci_client::manifest::{
     IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE,
     IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE,
 };
-use oci_spec::image::{Descriptor, Digest, ImageIndex, ImageManifest};
+use oci_spec::image::{Descriptor, Digest, ImageManifest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub use error::ImageError;
+pub use index::{Entry, Index};
+pub use inline::inline_data;
+pub use search::{Choice, MAX_INDEX_DEPTH, MAX_INDEXES, Search};
 
 use crate::platform::Platform;
 
@@ -53,12 +60,6 @@ pub enum Document {
     Manifest(Box<Manifest>),
 }
 
-/// The images of an index.
-#[derive(Debug)]
-pub struct Index {
-    entries: Vec<(Platform, Descriptor)>,
-}
-
 /// One image: its config and its layers, lowest first, of types that can be unpacked.
 #[derive(Debug)]
 pub struct Manifest {
@@ -66,6 +67,8 @@ pub struct Manifest {
     pub config: Descriptor,
     /// Of the layers.
     pub layers: Vec<Descriptor>,
+    /// What it says beside that.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What ocipull needs of a config, and all of it for the record.
@@ -137,47 +140,6 @@ impl Document {
     }
 }
 
-impl Index {
-    fn from_json(mut value: Value) -> Result<Self, ImageError> {
-        // Go writes an empty list as null.
-        fill_null(&mut value, "manifests");
-        let index: ImageIndex = from_value(value, "index")?;
-        let entries = index
-            .manifests()
-            .iter()
-            .filter_map(|descriptor| {
-                let platform = descriptor.platform().as_ref()?;
-                let platform = Platform::new(
-                    &platform.os().to_string(),
-                    &platform.architecture().to_string(),
-                    platform.variant().as_deref(),
-                );
-                (!platform.is_unknown()).then(|| (platform, descriptor.clone()))
-            })
-            .collect();
-        Ok(Self { entries })
-    }
-
-    /// The image for `wanted`: the closest variant, the first of equals.
-    pub fn choose(&self, wanted: &Platform) -> Result<(&Platform, &Descriptor), ImageError> {
-        let best = self
-            .entries
-            .iter()
-            .filter_map(|(platform, entry)| Some((wanted.suits(platform)?, platform, entry)))
-            .min_by_key(|(distance, ..)| *distance);
-        let Some((_, platform, entry)) = best else {
-            let got = self.entries.iter().map(|(platform, _)| platform.clone()).collect();
-            return Err(ImageError::NoPlatform { want: wanted.clone(), got });
-        };
-        match entry.media_type().to_string().as_str() {
-            IMAGE_MANIFEST_LIST_MEDIA_TYPE | OCI_IMAGE_INDEX_MEDIA_TYPE => {
-                Err(ImageError::NestedIndex(entry.digest().to_string()))
-            }
-            _ => Ok((platform, entry)),
-        }
-    }
-}
-
 impl Manifest {
     fn from_json(mut value: Value) -> Result<Self, ImageError> {
         fill_null(&mut value, "layers");
@@ -191,7 +153,47 @@ impl Manifest {
         for layer in manifest.layers() {
             check_layer_type(layer)?;
         }
-        Ok(Self { config: manifest.config().clone(), layers: manifest.layers().clone() })
+        Ok(Self {
+            config: manifest.config().clone(),
+            layers: manifest.layers().clone(),
+            annotations: manifest
+                .annotations()
+                .iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        })
+    }
+}
+
+/// Whether a media type is an index's.
+pub(crate) fn is_index_type(media_type: &str) -> bool {
+    matches!(media_type, IMAGE_MANIFEST_LIST_MEDIA_TYPE | OCI_IMAGE_INDEX_MEDIA_TYPE)
+}
+
+/// All that a manifest or an index names, whatever it is a manifest of: what has to come along
+/// where it is copied.
+#[derive(Debug, Default)]
+pub struct Children {
+    /// Manifests and indexes.
+    pub documents: Vec<Descriptor>,
+    /// Configs and layers.
+    pub blobs: Vec<Descriptor>,
+}
+
+impl Children {
+    /// Of a document's bytes.
+    pub fn parse(body: &[u8]) -> Result<Self, ImageError> {
+        #[derive(Deserialize)]
+        struct Members {
+            manifests: Option<Vec<Descriptor>>,
+            config: Option<Descriptor>,
+            layers: Option<Vec<Descriptor>>,
+        }
+        let members: Members = from_value(parse_json(body, "manifest")?, "manifest")?;
+        let mut blobs = members.layers.unwrap_or_default();
+        blobs.extend(members.config);
+        Ok(Self { documents: members.manifests.unwrap_or_default(), blobs })
     }
 }
 
@@ -274,22 +276,6 @@ mod tests {
         format!("sha256:{}", format!("{n:02x}").repeat(32))
     }
 
-    fn entry(n: u8, os: &str, arch: &str, variant: Option<&str>) -> Value {
-        let mut platform = json!({"os": os, "architecture": arch});
-        if let Some(variant) = variant {
-            platform["variant"] = variant.into();
-        }
-        json!({"mediaType": OCI_IMAGE_MEDIA_TYPE, "size": 2, "digest": digest(n), "platform": platform})
-    }
-
-    fn index(entries: Value) -> Index {
-        let body = json!({"schemaVersion": 2, "manifests": entries}).to_string();
-        match Document::parse(body.as_bytes(), OCI_IMAGE_INDEX_MEDIA_TYPE).unwrap() {
-            Document::Index(index) => index,
-            Document::Manifest(_) => panic!("an index was read as a manifest"),
-        }
-    }
-
     fn manifest(config_type: &str, layer_type: &str) -> Value {
         json!({
             "schemaVersion": 2,
@@ -303,30 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_platform_is_chosen_and_attestations_are_skipped() {
-        let index = index(json!([
-            entry(1, "unknown", "unknown", None),
-            entry(2, "linux", "arm", Some("v6")),
-            entry(3, "linux", "arm", Some("v7")),
-            entry(4, "linux", "arm64", Some("v8")),
-        ]));
-        let chosen = |text: &str| {
-            index.choose(&text.parse().unwrap()).map(|(_, d)| d.digest().to_string()).unwrap()
-        };
-        assert_eq!(chosen("linux/arm/v7"), digest(3));
-        assert_eq!(chosen("linux/arm/v6"), digest(2));
-        assert_eq!(chosen("linux/arm64"), digest(4));
-        let error = index.choose(&"linux/s390x".parse().unwrap()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "no image for platform linux/s390x: got linux/arm/v6, linux/arm/v7, linux/arm64"
-        );
-    }
-
-    #[test]
     fn null_lists_are_empty() {
-        let error = index(Value::Null).choose(&Platform::host()).unwrap_err();
-        assert!(error.to_string().ends_with("got none"), "{error}");
         let mut empty = manifest(IMAGE_CONFIG_MEDIA_TYPE, "");
         empty["layers"] = Value::Null;
         assert!(
@@ -350,6 +313,17 @@ mod tests {
     }
 
     #[test]
+    fn what_a_document_names_is_found_whatever_it_is_a_document_of() {
+        let in_toto = manifest("application/vnd.oci.empty.v1+json", "application/vnd.in-toto+json");
+        let children = Children::parse(in_toto.to_string().as_bytes()).unwrap();
+        let digests: Vec<_> = children.blobs.iter().map(|b| b.digest().to_string()).collect();
+        assert_eq!(digests, [digest(2), digest(1)]);
+        assert!(Children::parse(b"{}").unwrap().documents.is_empty());
+        let evil = json!({"layers": [{"mediaType": "a/b", "size": 1, "digest": "sha256:../../x"}]});
+        assert!(Children::parse(evil.to_string().as_bytes()).is_err());
+    }
+
+    #[test]
     fn one_document_is_never_two_things() {
         let layer = "application/vnd.docker.image.rootfs.diff.tar.gzip";
         let mut both = manifest(IMAGE_DOCKER_CONFIG_MEDIA_TYPE, layer);
@@ -370,8 +344,12 @@ mod tests {
         let config = Config::parse(body.to_string().as_bytes()).unwrap();
         assert_eq!(config.platform, "linux/amd64".parse().unwrap());
         let none = Manifest {
-            config: serde_json::from_value(entry(1, "linux", "amd64", None)).unwrap(),
+            config: serde_json::from_value(json!({
+                "mediaType": IMAGE_CONFIG_MEDIA_TYPE, "size": 2, "digest": digest(1)
+            }))
+            .unwrap(),
             layers: vec![],
+            annotations: BTreeMap::new(),
         };
         let error = config.check(&none).unwrap_err();
         assert_eq!(error.to_string(), "manifest and config disagree: got 0 layers and 1 diff_ids");

@@ -22,6 +22,8 @@
 //! breaks       which hosts break off in the middle
 //! retry        which failures are worth another attempt, and when
 //! failover     the next host where one fails, the last one again
+//! tags         what a 404 may have meant
+//! tag_list     a repository's tags, page by page
 //! login        a login tried, kept and forgotten
 //! ```
 
@@ -45,6 +47,7 @@ mod pace;
 mod range;
 mod retry;
 mod retry_after;
+mod tag_list;
 mod tags;
 mod target;
 mod tls;
@@ -67,6 +70,7 @@ pub use error::{
 pub use helper::HelperError;
 pub(crate) use retry::Attempts;
 pub use retry::RetryPolicy;
+pub use tag_list::TagsProblem;
 pub(crate) use transport::Answer;
 
 use crate::event::Observer;

@@ -2,12 +2,12 @@
 
 use ctsys::report::Explain;
 
+use crate::verify::EXIT_DAMAGED;
+
 use super::{Cause, Missing, RegistryError};
 
 /// The program's exit code when a registry wants to be left alone.
 pub const EXIT_RATE_LIMITED: u8 = 3;
-/// The program's exit code when content is not what its digest says.
-pub const EXIT_DAMAGED: u8 = 4;
 /// The program's exit code when a network takes too long.
 pub const EXIT_TIMED_OUT: u8 = 5;
 

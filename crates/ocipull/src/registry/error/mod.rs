@@ -9,11 +9,13 @@ use serde::Deserialize;
 
 use super::config::ConfigError;
 use super::credentials::CredentialError;
+use super::tag_list::TagsProblem;
 use super::transport::Answer;
 use crate::verify::VerifyError;
 
+pub use crate::verify::EXIT_DAMAGED;
 pub use cause::{Cause, Phase};
-pub use hint::{EXIT_DAMAGED, EXIT_RATE_LIMITED, EXIT_TIMED_OUT};
+pub use hint::{EXIT_RATE_LIMITED, EXIT_TIMED_OUT};
 
 /// A server's own words are shown up to this many characters: enough for a sentence.
 const MAX_SHOWN_MESSAGE_CHARS: usize = 300;
@@ -248,6 +250,9 @@ pub enum Problem {
     /// A URL that cannot be asked.
     #[error("not a URL that can be requested")]
     Url,
+    /// A list of tags.
+    #[error(transparent)]
+    Tags(#[from] TagsProblem),
 }
 
 /// A registry's error body (distribution-spec, "Error Codes"): the first error's code and message.
