@@ -39,7 +39,7 @@ pub(crate) struct Failure {
 
 impl From<PullError> for Failure {
     fn from(error: PullError) -> Self {
-        Self { error: Box::new(error), evicted: None }
+        Self { error: error.into(), evicted: None }
     }
 }
 
@@ -99,7 +99,7 @@ impl Unpacking<'_> {
                     let error = network.map_or(error, PullError::from);
                     let is_suspect = done.is_from_cache && error.may_be_damage();
                     let evicted = self.evict_damaged(done.index, is_suspect);
-                    return Err(Failure { error: Box::new(error), evicted });
+                    return Err(Failure { error: error.into(), evicted });
                 }
             }
         }

@@ -32,7 +32,12 @@ fn traced(place: &Place, more: &[&str], arguments: &[&str]) -> (Run, Vec<String>
     fs::remove_file(place.path("trace")).unwrap();
     // Without the number of the thread.
     let call = |line: &str| line.split_once(' ').map(|(_, call)| call.trim().to_owned());
-    (run, trace.lines().filter_map(call).collect())
+    // Layers that are laid over the tree move their files from one staging directory to another.
+    let is_merge = |call: &String| {
+        let from = call.strip_prefix("renameat(").and_then(|rest| rest.split(',').next());
+        from.is_some_and(|from| from.contains("/.d.ocipull-"))
+    };
+    (run, trace.lines().filter_map(call).filter(|call| !is_merge(call)).collect())
 }
 
 /// The calls as one word each, with what they are about.

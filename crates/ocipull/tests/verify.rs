@@ -266,6 +266,21 @@ fn every_kind_of_change_is_told() {
     }
 }
 
+/// As by an older engine's seccomp filter.
+#[test]
+fn with_openat2_denied_the_same_is_told() {
+    let setup = Setup::pulled(Who::Root, &changeable());
+    let want = change(&setup);
+    let mut command = std::process::Command::new("strace");
+    command
+        .args(["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"])
+        .args(["-e", "trace=openat2", "-e", "inject=openat2:error=ENOSYS"])
+        .args([env!("CARGO_BIN_EXE_ocipull"), "verify", "d"])
+        .current_dir(setup.path(""));
+    let run = Run::of(command);
+    assert_eq!((run.code, run.stdout.lines().collect::<Vec<_>>()), (Some(1), want), "{run}");
+}
+
 #[test]
 fn changes_behind_closed_modes_are_found() {
     for who in ALL {

@@ -28,6 +28,7 @@ mod commit;
 mod confine;
 mod error;
 mod layer;
+mod leaf;
 pub mod limits;
 mod merge;
 mod meta;

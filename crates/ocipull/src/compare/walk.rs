@@ -75,7 +75,8 @@ impl Walk<'_> {
         let mut levels = vec![level];
         while let Some(level) = levels.last_mut() {
             let Some(name) = level.names.next() else {
-                levels.pop();
+                // Those around it that have no more names need not be opened again.
+                while levels.pop_if(|level| level.names.as_slice().is_empty()).is_some() {}
                 if let Some(outer) = levels.last() {
                     dirs = self.reopen(&outer.path)?;
                 }
