@@ -40,7 +40,8 @@ fn where_a_mirror_dies_the_registry_goes_on() {
     });
     drop(mirror);
     let said = ended_well(pull);
-    assert!(said.contains(&format!("note: mirror {host} failed: cannot reach")), "{said}");
+    // Whether its listener or the connection goes first is a race.
+    assert!(said.contains(&format!("note: mirror {host} failed: ")), "{said}");
     assert!(said.contains(&format!("asking {} now", origin.host())), "{said}");
     right(&place, "d", &sizes);
     assert_eq!(fetches(&origin, &layers[1]), [(206, from(FIRST_BYTES))], "{said}");
