@@ -15,6 +15,7 @@ use std::path::Path;
 
 use ctsys::record::{ImageRecord, MAX_RECORD_BYTES, RecordError, record_path};
 use ctsys::{Errno, SysError, durable, rootdir};
+use nix::sys::stat::FileStat;
 
 use super::ApplyError;
 use super::place::{DestPlace, Found};
@@ -75,11 +76,11 @@ impl Staging {
             Err(e) if e.errno() == Errno::ENOENT => false,
             other => other.map(|()| true).map_err(|e| self.place.failed("replace", e))?,
         };
-        // An empty directory could be renamed over, but not be had back.
-        let is_exchange = found != Found::Nothing;
-        let moved = self.move_tree(&staged, is_exchange);
+        let before = rootdir::stat_at(self.place.parent(), self.place.name());
+        let before = before.map_err(|e| self.place.failed("replace", e))?;
+        let moved = self.move_tree(&staged, found);
         let done = moved.map_err(|e| self.place.failed("replace", e)).and_then(|()| {
-            self.put_record(new_record).inspect_err(|_| self.take_back(&staged, is_exchange))
+            self.put_record(new_record).inspect_err(|_| self.take_back(&staged, found, before))
         });
         if let Err(error) = done {
             let _ = match had_record {
@@ -88,7 +89,7 @@ impl Staging {
             };
             return Err(error);
         }
-        if !is_exchange {
+        if found != Found::FullDir {
             self.name = None;
         }
         if had_record {
@@ -97,12 +98,13 @@ impl Staging {
         Ok(())
     }
 
-    fn move_tree(&self, staged: &[u8], is_exchange: bool) -> Result<(), SysError> {
+    fn move_tree(&self, staged: &[u8], found: Found) -> Result<(), SysError> {
         let (parent, dest) = (self.place.parent(), self.place.name());
-        match is_exchange {
-            true => rootdir::exchange_at(parent, staged, dest),
-            // Fails where something came meanwhile, but for an empty directory.
-            false => rootdir::rename_at(parent, staged, dest),
+        match found {
+            Found::FullDir => rootdir::exchange_at(parent, staged, dest),
+            // rename(2) takes the place of nothing and of an empty directory, and of nothing else:
+            // what came there meanwhile is somebody's.
+            Found::Nothing | Found::EmptyDir => rootdir::rename_at(parent, staged, dest),
         }
     }
 
@@ -117,16 +119,22 @@ impl Staging {
         Ok(())
     }
 
-    /// The reverse of [`Staging::move_tree`].
-    fn take_back(&mut self, staged: &[u8], is_exchange: bool) {
+    /// The reverse of [`Staging::move_tree`]; an empty directory is made again, with its owner and
+    /// mode.
+    fn take_back(&mut self, staged: &[u8], found: Found, before: Option<FileStat>) {
         let (parent, dest) = (self.place.parent(), self.place.name());
-        let moved = match is_exchange {
-            true => rootdir::exchange_at(parent, staged, dest),
-            false => rootdir::rename_at(parent, dest, staged),
+        let moved = match found {
+            Found::FullDir => rootdir::exchange_at(parent, staged, dest),
+            Found::Nothing | Found::EmptyDir => rootdir::rename_at(parent, dest, staged),
         };
         if moved.is_err() {
-            // The old tree has the name of the staging directory: it is not to go with this value.
+            // Of an exchange the old tree has the name of the staging directory: it is not to go
+            // with this value.
             self.name = None;
+        } else if let (Found::EmptyDir, Some(before)) = (found, before) {
+            let _ = rootdir::make_dir_at(parent, dest);
+            let _ = rootdir::set_owner_at(parent, dest, before.st_uid, before.st_gid);
+            let _ = rootdir::set_mode_at(parent, dest, before.st_mode & 0o7777);
         }
     }
 
