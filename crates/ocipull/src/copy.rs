@@ -27,6 +27,9 @@ use crate::store::{LayoutStore, StoreError};
 
 /// Manifests and indexes of one image, at most: a real one has two for each of some twenty platforms.
 const MAX_DOCUMENTS: usize = 1000;
+/// Those together, in bytes: all are kept in memory, with what they name, until the blobs are there.
+/// A real image's have some hundred thousand.
+const MAX_DOCUMENTS_BYTES: usize = 64 << 20;
 
 /// What docker's own manifests and lists are called.
 const DOCKER_TYPES: &str = "application/vnd.docker.";
@@ -126,6 +129,7 @@ async fn collect(
     root: Fetched,
 ) -> Result<(Vec<Fetched>, Vec<Descriptor>), PullError> {
     let mut seen = HashSet::from([root.descriptor.digest().clone()]);
+    let mut bytes_of_all = root.bytes.len();
     let mut documents = vec![root];
     let mut blobs: Vec<Descriptor> = Vec::new();
     let mut next = 0;
@@ -140,6 +144,10 @@ async fn collect(
                 return Err(PullError::Large(MAX_DOCUMENTS));
             }
             let bytes = resolve::entry(source, cache, &descriptor).await?.bytes;
+            bytes_of_all = bytes_of_all.saturating_add(bytes.len());
+            if bytes_of_all > MAX_DOCUMENTS_BYTES {
+                return Err(PullError::LargeDocuments(MAX_DOCUMENTS_BYTES));
+            }
             documents.push(Fetched { descriptor, bytes });
         }
         next += 1;

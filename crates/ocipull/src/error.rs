@@ -53,6 +53,9 @@ pub enum PullError {
     /// An index that leads to very many manifests.
     #[error("cannot copy: the index leads to more than {0} manifests")]
     Large(usize),
+    /// An index that leads to manifests of very many bytes.
+    #[error("cannot copy: the manifests that the index leads to have more than {0} bytes together")]
+    LargeDocuments(usize),
     /// The record beside DEST does not belong to the image that it names.
     #[error("the record of {dest:?} does not belong to image {digest}: got other {what}")]
     OtherImage {
@@ -123,7 +126,8 @@ impl PullError {
             | Self::Record(_)
             | Self::OtherImage { .. }
             | Self::Unpacker
-            | Self::Large(_) => false,
+            | Self::Large(_)
+            | Self::LargeDocuments(_) => false,
         }
     }
 }
@@ -143,7 +147,7 @@ impl Explain for PullError {
             Self::Record(_) | Self::OtherImage { .. } => {
                 Some("remove it and pull with --force".into())
             }
-            Self::Layer { .. } | Self::Unpacker | Self::Large(_) => None,
+            Self::Layer { .. } | Self::Unpacker | Self::Large(_) | Self::LargeDocuments(_) => None,
         }
     }
 
@@ -162,7 +166,8 @@ impl Explain for PullError {
             | Self::Record(_)
             | Self::OtherImage { .. }
             | Self::Unpacker
-            | Self::Large(_) => 1,
+            | Self::Large(_)
+            | Self::LargeDocuments(_) => 1,
         }
     }
 }

@@ -5,10 +5,11 @@
 mod apply_support;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use apply_support::{Scratch, apply, listing, plain, record, unpack};
+use apply_support::{Scratch, apply, apply_from, listing, plain, record, unpack};
 use ctsys::record::{ImageRecord, Ownership};
 use ctsys::report::Explain;
 use ocipull::apply::{ApplyError, ApplyOptions, Staging, remove};
@@ -217,4 +218,31 @@ fn a_destination_with_the_longest_name_and_a_trailing_slash_works() {
     assert!(scratch.dir.path().join(format!("{name}.image.json")).exists());
     let before = Tree::of(&dest, &Options::default());
     assert_same(&before, &Tree::of(&scratch.dir.path().join(&name), &Options::default()));
+}
+
+/// As with a signal while a blob is read that is on this machine: there is no download to end.
+#[test]
+fn a_layer_that_nobody_wants_any_more_ends_in_the_middle() {
+    struct Stopping<'a> {
+        bytes: &'a [u8],
+        staging: &'a Staging,
+    }
+    impl Read for Stopping<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            // More has come than waits between the threads, so the layer is being written.
+            if self.bytes.len() < 8 << 20 {
+                self.staging.stop();
+            }
+            self.bytes.read(buffer)
+        }
+    }
+    let scratch = Scratch::new();
+    let layer = plain(&LayerBuilder::new().file("large", vec![b'x'; 16 << 20]));
+    let staging = Staging::create(&scratch.dest(), ROOT).unwrap();
+    let mut blob = Stopping { bytes: layer.bytes.as_ref(), staging: &staging };
+    let error = apply_from(&staging, &layer, &mut blob).unwrap_err();
+    assert!(error.is_consequence(), "{error}");
+    drop(staging);
+    assert!(!scratch.dest().exists());
+    assert_eq!(scratch.beside(), [""; 0]);
 }

@@ -244,3 +244,29 @@ fn many_at_once_into_one_layout_all_arrive() {
     }
     assert_eq!(index(&place, "l")["mediaType"], media::OCI_INDEX);
 }
+
+/// Each is as large as one may be; all together would be kept in memory.
+#[test]
+fn manifests_that_are_too_large_together_are_refused() {
+    let registry = Registry::start(RegistryOptions::default());
+    let padding = "x".repeat((4 << 20) - 1000);
+    let put = |reference: &str, manifests: Vec<serde_json::Value>, padding: &str| {
+        let body = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": media::OCI_INDEX,
+            "manifests": manifests,
+            "annotations": { "number": reference, "padding": padding },
+        });
+        let body = body.to_string();
+        let size = body.len();
+        let digest = registry.put_manifest("app", reference, media::OCI_INDEX, body);
+        serde_json::json!({ "mediaType": media::OCI_INDEX, "digest": digest, "size": size })
+    };
+    let inner = (0..17).map(|n| put(&format!("n{n}"), Vec::new(), &padding)).collect();
+    put("v1", inner, "");
+    let place = Place::new();
+    let name = format!("{}/app:v1", registry.host());
+    let words = ["manifests", "more than 67108864 bytes"];
+    place.run(&["--all-platforms", "--no-cache", &name, "oci:l:all"]).failed(1, &words);
+    assert!(!place.path("l").exists());
+}

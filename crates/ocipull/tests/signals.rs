@@ -102,3 +102,34 @@ fn a_signal_that_is_ignored_from_the_start_does_not_end_a_pull() {
         assert_eq!(site.found("SIGHUP, ignored"), Found::New);
     }
 }
+
+#[test]
+fn a_signal_ends_the_wait_for_an_archive_that_does_not_come() {
+    for has_writer in [false, true] {
+        let place = common::Place::new();
+        let pipe = place.path("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let open = || std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+        let _writer = has_writer.then(open);
+        let mut command = place.command(&["docker-archive:pipe", "d"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        common::wait_until("signals are listened to", || catches(child.id(), 15));
+        kill("TERM", child.id());
+        let end = Instant::now() + Duration::from_secs(30);
+        while child.try_wait().unwrap().is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = child.kill();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(128 + 15), "{has_writer}: {output:?}");
+        assert_eq!(place.names(), ["pipe"]);
+    }
+}
+
+/// Whether the process has a handler for the signal (proc_pid_status(5)).
+fn catches(pid: u32, number: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (number - 1)) != 0)
+}

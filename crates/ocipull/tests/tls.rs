@@ -7,6 +7,8 @@ mod common;
 use common::{Place, Run, serve, small_image};
 use testkit::authority::{AUTHORITY_NAME, Authority};
 use testkit::docker_registry::DockerRegistry;
+use testkit::image::Image;
+use testkit::layers::{Compression, LayerBuilder};
 use testkit::nginx::Nginx;
 use testkit::proxy::Proxy;
 use testkit::registry::{Auth, Listener, Registry, RegistryOptions};
@@ -222,4 +224,38 @@ fn real_servers_with_a_private_ca_and_passwords() {
         .run(&["corp.example/team/app:v1", "m"])
         .succeeded()
         .says(&format!("corp.example/team/app is served by {}", mirror.host()));
+}
+
+/// HTTP/2 has all of them on one connection, and what is not read takes room there: it must not be
+/// the room of the layer that the others wait for.
+#[test]
+fn layers_that_wait_leave_the_others_room_on_their_connection() {
+    let authority = Authority::new();
+    let issued = authority.server(&["127.0.0.1"]);
+    let place = Place::new();
+    place.write("cert.pem", &issued.cert_pem);
+    place.write("key.pem", &issued.key_pem);
+    let registry = Registry::start(RegistryOptions::default());
+    let layer = |n: u8| {
+        let content = vec![n; 16 << 20];
+        LayerBuilder::new().file(format!("f{n}"), content).build(Compression::None)
+    };
+    (0..8).map(layer).fold(Image::new(), Image::layer).push(&registry, "app", "v1");
+    let path = |name: &str| place.path(name).display().to_string();
+    let server = Nginx::start(
+        "ssl http2",
+        &format!(
+            "ssl_certificate {}; ssl_certificate_key {};\n\
+             location / {{ proxy_pass http://{}; proxy_set_header Host $http_host; }}",
+            path("cert.pem"),
+            path("key.pem"),
+            registry.host()
+        ),
+    );
+    place.write(&format!(".docker/certs.d/{}/ca.crt", server.host()), &authority.ca_pem);
+    let name = format!("{}/app:v1", server.host());
+    // Each layer waits for those below it, and nothing is kept that would be read on meanwhile.
+    let options = ["--no-cache", "--keep-dirlinks", "--jobs", "8", "--timeout", "5"];
+    place.run(&[&options[..], &[&name, "d"]].concat()).succeeded();
+    assert!((0..8).all(|n| place.path(&format!("d/f{n}")).exists()));
 }

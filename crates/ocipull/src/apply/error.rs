@@ -158,7 +158,13 @@ pub enum ApplyError {
 impl ApplyError {
     /// Whether it only says that another layer failed.
     pub fn is_consequence(&self) -> bool {
-        matches!(self, Self::Entry { source, .. } if matches!(**source, EntryError::Stopped))
+        match self {
+            Self::Entry { source, .. } => matches!(**source, EntryError::Stopped),
+            Self::Stream { source, .. } => {
+                source.get_ref().is_some_and(|inner| inner.is::<Stopped>())
+            }
+            _ => false,
+        }
     }
 }
 
@@ -168,7 +174,7 @@ impl ApplyError {
     pub fn is_of_content(&self) -> bool {
         match self {
             Self::Decompress { .. } | Self::Tar { .. } | Self::DiffId { .. } => true,
-            Self::Stream { .. } => limit_passed(self).is_none(),
+            Self::Stream { .. } => limit_passed(self).is_none() && !self.is_consequence(),
             Self::Entry { source, .. } => !matches!(
                 **source,
                 EntryError::Sys(_)

@@ -18,6 +18,7 @@ use oci_spec::image::DigestAlgorithm;
 use sha2::digest::DynDigest;
 
 use super::limits::Budget;
+use super::turns::{Stopped, Turns};
 use super::{ApplyError, LayerSpec, confine};
 use crate::decompress;
 
@@ -31,10 +32,12 @@ type Filled = io::Result<Vec<u8>>;
 
 /// Runs `consume` over the uncompressed stream of `blob`, reads on to the stream's end whatever
 /// `consume` left, and checks the diff_id. `consume` reaches files below `trees` only. The number
-/// of bytes comes with the result.
+/// of bytes comes with the result. It ends early, with an error, when `turns` are stopped: a blob on
+/// this machine has no download whose end would end it.
 pub(super) fn with_stream<T: Send>(
     layer: &LayerSpec<'_>,
     budget: &Budget,
+    turns: &Turns,
     trees: &[BorrowedFd<'_>],
     blob: &mut (dyn Read + Send),
     consume: impl FnOnce(&mut PipeReader) -> Result<T, ApplyError> + Send,
@@ -54,7 +57,7 @@ pub(super) fn with_stream<T: Send>(
     let (consumed, bytes) = thread::scope(|scope| {
         let inflating = move || {
             confine::to_nothing();
-            inflate(&mut stream, budget, &empty_out, &full_in);
+            inflate(&mut stream, budget, turns, &empty_out, &full_in);
         };
         spawn(scope, "inflate", inflating)?;
         spawn(scope, "hash", move || hash(hashing, &full, &hashed_in))?;
@@ -96,6 +99,7 @@ pub(super) fn stream_error(layer: &LayerSpec<'_>, source: io::Error) -> ApplyErr
 fn inflate(
     stream: &mut dyn Read,
     budget: &Budget,
+    turns: &Turns,
     empty: &Receiver<Vec<u8>>,
     full: &SyncSender<Filled>,
 ) {
@@ -103,7 +107,7 @@ fn inflate(
         buffer.resize(BUFFER_BYTES, 0);
         let filled = fill(stream, &mut buffer).and_then(|length| {
             budget.take_bytes(length).map_err(io::Error::other)?;
-            Ok(length)
+            if turns.has_stopped() { Err(io::Error::other(Stopped)) } else { Ok(length) }
         });
         let end = !matches!(filled, Ok(length) if length == BUFFER_BYTES);
         let message = filled.map(|length| {

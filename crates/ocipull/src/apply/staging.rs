@@ -197,7 +197,7 @@ impl Staging {
             Ok(entries)
         };
         let (entries, uncompressed_bytes) =
-            pipe::with_stream(layer, &self.budget, &trees, blob, unpack)?;
+            pipe::with_stream(layer, &self.budget, &self.turns, &trees, blob, unpack)?;
         Ok(LayerStats { entries, uncompressed_bytes })
     }
 

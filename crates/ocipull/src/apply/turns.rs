@@ -6,7 +6,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use super::tree::Tree;
 
 /// No turn comes any more: a layer failed, or nobody wants the result.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("another layer failed")]
 pub(super) struct Stopped;
 
 /// Keeps the merged tree while no layer has it, and gives it to one layer after the other.
@@ -64,6 +65,11 @@ impl Turns {
     pub(super) fn stop(&self) {
         self.state().stopped = true;
         self.changed.notify_all();
+    }
+
+    /// Whether [`Turns::stop`] was called. Cheap enough to ask for every buffer.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.state().stopped
     }
 
     /// The tree, unless a layer failed with it.

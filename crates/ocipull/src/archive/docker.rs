@@ -3,9 +3,11 @@
 //! registry's.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ctsys::report::chain;
 use oci_client::manifest::{
@@ -15,7 +17,7 @@ use oci_client::manifest::{
 use oci_spec::image::{Descriptor, Digest};
 use serde::Deserialize;
 
-use super::Archive;
+use super::{Archive, Stoppable};
 use crate::decompress;
 use crate::image::{Config, MAX_CONFIG_BYTES};
 use crate::local::{Blobs, Local, LocalBlob, LocalError, MAX_INDEX_BYTES, NamedImage, choose};
@@ -28,6 +30,8 @@ const ZSTD_LAYER_MEDIA_TYPE: &str = "application/vnd.oci.image.layer.v1.tar+zstd
 
 /// From where, and how many bytes.
 type Extent = (u64, u64);
+/// A layer's media type and digest.
+type Compressed = (&'static str, Digest);
 
 /// One image of an archive.
 #[derive(Debug, Clone, Deserialize)]
@@ -68,10 +72,11 @@ pub(super) fn image(
     archive: Archive<'_>,
     shown: String,
     wanted: Option<&str>,
+    stop: &AtomicBool,
 ) -> Result<Local, LocalError> {
     let item = choose(archive.path, &images(&archive)?, wanted)?.clone();
     let (config_bytes, config) = config(&archive, &item)?;
-    let layers = layers(&archive, &item, &config)?;
+    let layers = layers(&archive, &item, &config, stop)?;
     let config = describe(IMAGE_CONFIG_MEDIA_TYPE, &config_bytes)?;
     let manifest = serde_json::json!({
         "schemaVersion": 2,
@@ -120,32 +125,47 @@ fn layers(
     archive: &Archive<'_>,
     item: &Item,
     config: &Config,
+    stop: &AtomicBool,
 ) -> Result<Vec<(Descriptor, Extent)>, LocalError> {
     let names = item.layers.iter().flatten();
+    // One file may be many layers.
+    let mut known: HashMap<Extent, Option<Compressed>> = HashMap::new();
     let each = names.zip(&config.diff_ids).map(|(name, diff_id)| {
         let missing = || archive.failed(name, LocalError::Missing);
         let extent = archive.entries.find(name).ok_or_else(missing)?;
-        let described = layer(&archive.file, extent, diff_id);
-        Ok((described.map_err(|e| archive.failed(name, LocalError::Read(e)))?, extent))
+        let compressed = match known.entry(extent) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(place) => {
+                let found = compressed(&archive.file, extent, stop);
+                let found = found.map_err(|e| archive.failed(name, LocalError::Read(e)))?;
+                place.insert(found).clone()
+            }
+        };
+        // One that is not compressed has its diff_id's digest, which is checked by who reads it.
+        let plain = || (IMAGE_LAYER_MEDIA_TYPE, diff_id.clone());
+        let (media_type, digest) = compressed.unwrap_or_else(plain);
+        Ok((Descriptor::new(media_type.into(), extent.1, digest), extent))
     });
     each.collect()
 }
 
-/// A layer is not compressed as a rule: then its digest is the diff_id, which is checked by who
-/// reads it. The digest of one that is compressed has to be found.
-fn layer(file: &Arc<File>, extent: Extent, diff_id: &Digest) -> io::Result<Descriptor> {
-    let (start, length) = extent;
+/// What a layer is compressed with, and its digest, which has to be found; `None` for one that is not
+/// compressed, as is the rule.
+fn compressed(
+    file: &Arc<File>,
+    (start, length): Extent,
+    stop: &AtomicBool,
+) -> io::Result<Option<Compressed>> {
+    let blob = || Stoppable { inner: LocalBlob::part(Arc::clone(file), start, length), stop };
     let mut head = [0; 6];
-    let read =
-        decompress::read_full(&mut LocalBlob::part(Arc::clone(file), start, length), &mut head)?;
+    let read = decompress::read_full(&mut blob(), &mut head)?;
     let media_type = match decompress::name_of(head.get(..read).unwrap_or_default()) {
-        None => return Ok(Descriptor::new(IMAGE_LAYER_MEDIA_TYPE.into(), length, diff_id.clone())),
+        None => return Ok(None),
         Some("zstd") => ZSTD_LAYER_MEDIA_TYPE,
         // What is none of an image's is refused where it is unpacked.
         Some(_) => IMAGE_LAYER_GZIP_MEDIA_TYPE,
     };
-    let digest = verify::sha256_of(&mut LocalBlob::part(Arc::clone(file), start, length))?;
-    Ok(Descriptor::new(media_type.into(), length, digest))
+    Ok(Some((media_type, verify::sha256_of(&mut blob())?)))
 }
 
 fn describe(media_type: &str, bytes: &[u8]) -> Result<Descriptor, LocalError> {

@@ -15,9 +15,10 @@ mod spool;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use oci_spec::image::Digest;
 
@@ -32,7 +33,7 @@ pub fn open(name: &ArchiveName, shown: String, stop: &AtomicBool) -> Result<Loca
     let archive = Archive::open(&name.path, stop)?;
     let wanted = name.name.as_deref();
     if !archive.is_layout()? {
-        return docker::image(archive, shown, wanted);
+        return docker::image(archive, shown, wanted, stop);
     }
     let root = choose(&name.path, &archive.layout_images()?, wanted)?.clone();
     let extents = archive.entries.blobs();
@@ -107,4 +108,23 @@ impl Entries {
         let names = self.names();
         names.filter_map(|name| Some((digest(name)?, self.find(name)?))).collect()
     }
+}
+
+/// Ends a long read when nobody waits for it any more.
+struct Stoppable<'a, R> {
+    inner: R,
+    stop: &'a AtomicBool,
+}
+
+impl<R: Read> Read for Stoppable<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(stopped());
+        }
+        self.inner.read(buffer)
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("stopped")
 }

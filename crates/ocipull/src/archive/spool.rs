@@ -3,12 +3,15 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ctsys::SysError;
+use ctsys::{Errno, SysError};
+use nix::poll::{PollFd, PollFlags, poll};
 
+use super::{Stoppable, stopped};
 use crate::decompress;
 use crate::local::LocalError;
 
@@ -22,6 +25,8 @@ const MAX_EXPANSION_RATIO: u64 = 200;
 const PIECE_BYTES: usize = 256 << 10;
 /// Where large temporary files belong; `/tmp` is in memory on many machines (file-hierarchy(7)).
 const LARGE_TEMPORARY: &str = "/var/tmp";
+/// How often it is looked whether to stop while nothing comes through a pipe, in milliseconds.
+const STOP_POLL_MS: u8 = 100;
 
 /// Opens the archive. `stop` ends the copying.
 pub(super) fn seekable(path: &Path, stop: &AtomicBool) -> Result<File, LocalError> {
@@ -29,7 +34,9 @@ pub(super) fn seekable(path: &Path, stop: &AtomicBool) -> Result<File, LocalErro
         path: path.to_path_buf(),
         source: SysError::from_io("open", format!("{path:?}"), e),
     };
-    let mut file = File::open(path).map_err(|e| failed(&e))?;
+    // Opening a pipe would wait for somebody to write, and nothing could end that.
+    let opened = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let mut file = opened.map_err(|e| failed(&e))?;
     let kind = file.metadata().map_err(|e| failed(&e))?.file_type();
     if kind.is_file() {
         let mut head = [0; 6];
@@ -42,13 +49,15 @@ pub(super) fn seekable(path: &Path, stop: &AtomicBool) -> Result<File, LocalErro
         let reason = "it is neither a file nor a pipe".to_owned();
         return Err(LocalError::NoArchive { path: path.to_path_buf(), reason });
     }
-    let mut plain = decompress::open("", &mut file, MAX_EXPANSION_RATIO).map_err(|error| {
+    let mut coming = Coming { file, stop };
+    let mut plain = decompress::open("", &mut coming, MAX_EXPANSION_RATIO).map_err(|error| {
         LocalError::NoArchive { path: path.to_path_buf(), reason: ctsys::report::chain(&error) }
     })?;
-    spool(&mut plain, stop).map_err(|source| LocalError::Spool { path: path.to_path_buf(), source })
+    let mut plain = Stoppable { inner: &mut plain, stop };
+    spool(&mut plain).map_err(|source| LocalError::Spool { path: path.to_path_buf(), source })
 }
 
-fn spool(input: &mut dyn Read, stop: &AtomicBool) -> io::Result<File> {
+fn spool(input: &mut dyn Read) -> io::Result<File> {
     let dir = std::env::var_os("TMPDIR").map_or_else(|| LARGE_TEMPORARY.into(), PathBuf::from);
     let mut spooled = tempfile::tempfile_in(dir)?;
     let mut buffer = vec![0; PIECE_BYTES];
@@ -64,9 +73,31 @@ fn spool(input: &mut dyn Read, stop: &AtomicBool) -> io::Result<File> {
         if total > MAX_SPOOLED_BYTES {
             return Err(io::Error::other(format!("it is larger than {MAX_SPOOLED_BYTES} bytes")));
         }
-        if stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("stopped"));
-        }
         spooled.write_all(buffer.get(..length).unwrap_or_default())?;
+    }
+}
+
+/// A pipe, or a file that is there, whose bytes are waited for until `stop`.
+struct Coming<'a> {
+    file: File,
+    stop: &'a AtomicBool,
+}
+
+impl Read for Coming<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while !self.stop.load(Ordering::Relaxed) {
+            // A pipe that nobody has written to yet has no end either (poll(2)).
+            let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, STOP_POLL_MS) {
+                Ok(0) | Err(Errno::EINTR) => continue,
+                other => other?,
+            };
+            match self.file.read(buffer) {
+                // Another reader was faster.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+        Err(stopped())
     }
 }

@@ -116,6 +116,11 @@ impl std::fmt::Debug for Cache {
 impl Cache {
     /// Opens the cache in `root`, and makes it where it is not there yet.
     pub fn open(root: &Path, observer: Arc<dyn Observer>) -> Result<Self, CacheError> {
+        place::check_way(root)?;
+        Self::open_own(root, observer)
+    }
+
+    fn open_own(root: &Path, observer: Arc<dyn Observer>) -> Result<Self, CacheError> {
         place::prepare(root)?;
         Ok(Self {
             root: root.to_path_buf(),
@@ -148,7 +153,7 @@ impl Cache {
         place::make_dir(dir)?;
         let lock = File::open(dir).map_err(place::failed("open", dir))?;
         lock.try_lock().map_err(|e| place::failed("lock", dir)(e.into()))?;
-        let mut cache = Self::open(dir, observer)?;
+        let mut cache = Self::open_own(dir, observer)?;
         cache.temporary = Some(lock);
         Ok(cache)
     }

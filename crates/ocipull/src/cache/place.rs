@@ -23,10 +23,31 @@ pub fn directory(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf,
     base.map(|base| base.join("ocipull")).ok_or(CacheError::NoHome)
 }
 
+/// Whether nobody else decides what `root` is: neither who owns the directory that it stands in,
+/// and so could put a link to another of the user's directories there, nor who made such a link.
+/// And root with a user's HOME is not to leave directories there that the user cannot use.
+pub(super) fn check_way(root: &Path) -> Result<(), CacheError> {
+    if let Some(there) = root.ancestors().skip(1).find(|path| path.exists()) {
+        let owner = fs::metadata(there).map_err(failed("stat", there))?.uid();
+        check_owner(there, owner)?;
+    }
+    match fs::symlink_metadata(root) {
+        Ok(found) if found.is_symlink() => check_owner(root, found.uid()),
+        _ => Ok(()),
+    }
+}
+
+fn check_owner(path: &Path, owner: u32) -> Result<(), CacheError> {
+    let (user, _) = ctsys::userns::effective_ids();
+    match [user, 0, OVERFLOW_UID].contains(&owner) {
+        true => Ok(()),
+        false => Err(CacheError::Foreign(path.to_path_buf())),
+    }
+}
+
 /// Makes the cache's directories where they are missing, and checks whose they are.
 pub(super) fn prepare(root: &Path) -> Result<(), CacheError> {
     if !root.exists() {
-        check_ancestor(root)?;
         make_dir(root)?;
     }
     let found = fs::metadata(root).map_err(failed("stat", root))?;
@@ -40,17 +61,6 @@ pub(super) fn prepare(root: &Path) -> Result<(), CacheError> {
     // One that cannot be written may still be read.
     let made = make_inside(root);
     if root.join("blobs").is_dir() { Ok(()) } else { made }
-}
-
-/// Root with a user's HOME is not to leave directories there that the user cannot use.
-fn check_ancestor(root: &Path) -> Result<(), CacheError> {
-    let Some(there) = root.ancestors().skip(1).find(|path| path.exists()) else { return Ok(()) };
-    let owner = fs::metadata(there).map_err(failed("stat", there))?.uid();
-    let (user, _) = ctsys::userns::effective_ids();
-    if [user, 0, OVERFLOW_UID].contains(&owner) {
-        return Ok(());
-    }
-    Err(CacheError::Foreign(there.to_path_buf()))
 }
 
 fn make_inside(root: &Path) -> Result<(), CacheError> {
@@ -137,5 +147,31 @@ mod tests {
         assert_eq!(mode(&root.join(LAYOUT_FILE)), 0o600);
         fs::set_permissions(&root, fs::Permissions::from_mode(0o770)).unwrap();
         assert!(matches!(prepare(&root), Err(CacheError::Open(_))));
+    }
+
+    #[test]
+    fn nobody_else_says_where_it_is() {
+        use std::os::unix::fs::{chown, lchown, symlink};
+        assert_eq!(ctsys::userns::effective_ids().0, 0, "only root can give files away");
+        let dir = tempfile::tempdir().unwrap();
+        let (home, own) = (dir.path().join("home"), dir.path().join("own"));
+        fs::create_dir(&home).unwrap();
+        fs::create_dir(&own).unwrap();
+        let root = home.join("ocipull");
+        let is_foreign = |path: &Path| match check_way(&root) {
+            Err(CacheError::Foreign(named)) => assert_eq!(named, path),
+            other => panic!("{other:?}"),
+        };
+        symlink(&own, &root).unwrap();
+        check_way(&root).unwrap();
+        lchown(&root, Some(1234), None).unwrap();
+        is_foreign(&root);
+        lchown(&root, Some(0), None).unwrap();
+        chown(&home, Some(1234), None).unwrap();
+        is_foreign(&home);
+        fs::remove_file(&root).unwrap();
+        is_foreign(&home);
+        chown(&home, Some(0), None).unwrap();
+        check_way(&root).unwrap();
     }
 }

@@ -136,6 +136,6 @@ fn summary(
                 size_bytes: layer.size(),
             })
             .collect(),
-        size_bytes: layers.iter().map(Descriptor::size).sum(),
+        size_bytes: layers.iter().map(Descriptor::size).fold(0, u64::saturating_add),
     }
 }

@@ -136,6 +136,8 @@ impl Download {
         while let Some(chunk) = self.next_of(|buffer, at| partial.read_at(buffer, at)) {
             self.take_in(&chunk, verifier)?;
             self.offer(chunk, &partial)?;
+            // Nothing here waits: a large one would keep a worker from all else, signals too.
+            tokio::task::yield_now().await;
         }
         // One that cannot be read to its end is no place for what follows.
         if partial.length_bytes() == self.position {

@@ -81,7 +81,9 @@ impl<'a> Search<'a> {
             let distance = entry.platform.as_ref().map(|platform| self.wanted.suits(platform));
             if entry.is_index() {
                 let may_lead_there = distance.is_none_or(|distance| distance.is_some());
-                if may_lead_there && self.seen.insert(descriptor.digest().clone()) {
+                // One more than may be read is enough to say that there are too many.
+                let has_room = self.read + self.pending.len() <= MAX_INDEXES;
+                if may_lead_there && has_room && self.seen.insert(descriptor.digest().clone()) {
                     self.pending.push_back((self.depth + 1, descriptor.clone()));
                 }
                 continue;
@@ -219,5 +221,10 @@ mod tests {
         let empty: Vec<_> = (1..=MAX_INDEXES + 1).map(|n| (n, index(Value::Null))).collect();
         let error = choose("linux/arm64", &wide, &empty).unwrap_err();
         assert!(matches!(error, ImageError::IndexCount(_)), "{error}");
+
+        let wanted = "linux/arm64".parse().unwrap();
+        let wider = index((0..50 * MAX_INDEXES).map(|n| nested(n, "")).collect::<Vec<_>>());
+        let search = Search::new(&wanted, &wider);
+        assert!(search.pending.len() <= MAX_INDEXES + 1, "{} are kept", search.pending.len());
     }
 }

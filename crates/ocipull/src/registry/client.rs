@@ -10,6 +10,11 @@ use super::error::{Cause, Phase, RegistryError};
 use super::target::is_loopback;
 use super::tls::Tls;
 
+/// What may have come of all answers of an HTTP/2 connection that nobody has read yet: as much as there
+/// can be (RFC 9113, section 6.9.1). Each answer has its own bound, of 2 MiB. A smaller one for all
+/// would be used up by the layers that wait, and nothing would be left for the one they wait for.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+
 /// How long a server may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
@@ -112,6 +117,7 @@ impl ClientKind {
             .connect_timeout(clients.timeouts.for_host(&self.tls).connect)
             .tls_danger_accept_invalid_certs(self.tls.skip_verify)
             .tls_info(self.inspects)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .dns_resolver(Arc::clone(&clients.resolver));
         if let Some(pem) = self.tls.identity.as_ref().filter(|_| self.https) {
             builder = builder.identity(reqwest::Identity::from_pem(pem).map_err(unusable)?);

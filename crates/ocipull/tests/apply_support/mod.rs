@@ -137,6 +137,15 @@ pub(crate) fn apply(staging: &mut Staging, layer: &Layer) -> Result<(), ApplyErr
     staging.apply_layer(&spec(layer).borrowed(), &mut layer.bytes.as_ref()).map(drop)
 }
 
+/// Applies the lowest layer, whose bytes come from `blob`.
+pub(crate) fn apply_from(
+    staging: &Staging,
+    layer: &Layer,
+    blob: &mut (dyn Read + Send),
+) -> Result<(), ApplyError> {
+    staging.apply_layer_at(0, &spec(layer).borrowed(), blob).map(drop)
+}
+
 pub(crate) fn record(ownership: Ownership, digest: &str) -> ImageRecord {
     ImageRecord {
         version: RECORD_VERSION,
