@@ -4,7 +4,9 @@
 
 mod apply_support;
 
-use apply_support::{Scratch, apply, listed, listing, plain, record, refused};
+use std::time::Duration;
+
+use apply_support::{Scratch, apply, listed, listing, plain, record, refused, unpack_at_once};
 use ctsys::record::Ownership;
 use ocipull::apply::{ApplyOptions, Staging};
 use testkit::layers::LayerBuilder;
@@ -304,4 +306,22 @@ fn an_unknown_type_and_a_file_below_a_file_are_refused() {
 fn a_global_header_makes_no_file() {
     let global = layer().global_pax(&[("comment", "a commit")]).file("x", "1");
     assert_eq!(listed(&[global]), ["f x=1"]);
+}
+
+/// What a layer may take is its own matter: else each of several at once could take what all layers'
+/// entries allow, and whether one may would depend on which come first.
+#[test]
+fn the_many_entries_of_one_layer_are_no_room_for_another_ones_deep_paths() {
+    let many = (0..8000).fold(LayerBuilder::new(), |layer, n| layer.file(format!("f{n}"), ""));
+    let deep = |n: usize| format!("{n}/") + &"d/".repeat(990) + "x";
+    let deep = (0..7).fold(LayerBuilder::new(), |layer, n| layer.file(deep(n), ""));
+    let layers = [plain(&many), plain(&deep)];
+    let scratch = Scratch::new();
+    let one_by_one = scratch.unpack(&layers).unwrap_err();
+    let at_once =
+        unpack_at_once(&scratch.dest(), &layers, Ownership::Root, Duration::ZERO).unwrap_err();
+    for error in [one_by_one, at_once] {
+        let text = ctsys::report::chain(&error);
+        assert!(text.contains("the paths together are longer"), "{text}");
+    }
 }

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::error::EntryError;
-use super::limits::{Budget, MAX_ENTRIES, MAX_HIDING_BYTES, MAX_OPEN_DIRS};
+use super::limits::{Budget, MAX_ENTRIES, MAX_HIDING_BYTES, MAX_OPEN_DIRS, path_bytes};
 use super::merge::{self, Hiding};
 use super::meta::Metadata;
 use super::name::{self, AUFS_LINKS_DIR, Name};
@@ -27,6 +27,8 @@ pub(super) struct Layer<'t> {
     budget: &'t Budget,
     /// From 0, lowest first.
     index: usize,
+    /// Applied so far.
+    entries: u64,
     /// Where entries are made: the merged tree, or a tree of the layer alone.
     pub(super) tree: Tree,
     /// What it will hide of lower layers, while it has a tree of its own.
@@ -70,6 +72,7 @@ impl<'t> Layer<'t> {
             turns,
             budget,
             index,
+            entries: 0,
             tree,
             apart,
             shape,
@@ -92,8 +95,13 @@ impl<'t> Layer<'t> {
         reader: &mut TarReader<R>,
     ) -> Result<(), EntryError> {
         self.budget.take_entry()?;
-        self.shape.allow_bytes(self.budget.path_bytes());
-        self.tree.allow_bytes(self.budget.path_bytes());
+        self.entries += 1;
+        // A layer's own entries count for what it alone takes: with those of all layers, each of
+        // several on their way could take what only one may.
+        let own_bytes = path_bytes(self.entries);
+        self.shape.allow_bytes(own_bytes);
+        let is_apart = self.apart.is_some();
+        self.tree.allow_bytes(if is_apart { own_bytes } else { self.budget.path_bytes() });
         if self.apart.is_some() && self.turns.has_come(self.index) {
             self.lay_down()?;
         }

@@ -157,10 +157,9 @@ impl Budget {
         if before >= limit { Err(LimitError::Entries(limit)) } else { Ok(()) }
     }
 
-    /// How long the paths may be together by now, in bytes.
+    /// How long the paths of all layers may be together by now, in bytes.
     pub(super) fn path_bytes(&self) -> usize {
-        let entries = usize::try_from(self.entries.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
-        entries.saturating_mul(PATH_BYTES_PER_ENTRY).saturating_add(FREE_PATHS_BYTES)
+        path_bytes(self.entries.load(Ordering::Relaxed))
     }
 
     /// Whether a path is not too deep.
@@ -204,6 +203,12 @@ pub const FREE_PATHS_BYTES: usize = 4 << 20;
 /// For each entry the paths may have this many bytes more: real ones have 100, and the longest
 /// directory trees in use (of Node modules) some 200.
 pub const PATH_BYTES_PER_ENTRY: usize = 512;
+
+/// How long the paths of so many entries may be together, in bytes.
+pub(super) fn path_bytes(entries: u64) -> usize {
+    let entries = usize::try_from(entries).unwrap_or(usize::MAX);
+    entries.saturating_mul(PATH_BYTES_PER_ENTRY).saturating_add(FREE_PATHS_BYTES)
+}
 
 /// Links followed for one path, as the kernel's `MAXSYMLINKS`.
 pub const MAX_LINKS_FOLLOWED: usize = 40;
