@@ -55,6 +55,10 @@ impl Staging {
             return Err(ApplyError::Exists { dest: self.place.dest.clone() });
         }
         self.place.refuse_mounts()?;
+        // Under its new name it is a leftover to other runs, unless somebody has its lock; and it may
+        // have to go back.
+        let old = rootdir::open_dir_at(self.place.parent(), self.place.name());
+        let _lock = old.ok().filter(|old| rootdir::try_lock(old).is_ok());
         let new_record = self.place.fresh_name(".json");
         let written = write_record(&self.place, &new_record, record, self.options.is_durable);
         let replaced = written.and_then(|()| self.replace(found, &new_record));
@@ -71,13 +75,13 @@ impl Staging {
     /// The steps around the exchange of the trees; undone when one fails.
     fn replace(&mut self, found: Found, new_record: &[u8]) -> Result<(), ApplyError> {
         let Some(staged) = self.name.clone() else { return Ok(()) };
+        let before = rootdir::stat_at(self.place.parent(), self.place.name());
+        let before = before.map_err(|e| self.place.failed("replace", e))?;
         let (record, aside) = (self.place.record_name(), self.place.fresh_name(".old.json"));
         let had_record = match rootdir::rename_at(self.place.parent(), &record, &aside) {
             Err(e) if e.errno() == Errno::ENOENT => false,
             other => other.map(|()| true).map_err(|e| self.place.failed("replace", e))?,
         };
-        let before = rootdir::stat_at(self.place.parent(), self.place.name());
-        let before = before.map_err(|e| self.place.failed("replace", e))?;
         let moved = self.move_tree(&staged, found);
         let done = moved.map_err(|e| self.place.failed("replace", e)).and_then(|()| {
             self.put_record(new_record).inspect_err(|_| self.take_back(&staged, found, before))
