@@ -8,6 +8,7 @@ use url::Url;
 use super::dns::Resolver;
 use super::error::{Cause, Phase, RegistryError};
 use super::target::is_loopback;
+use super::timing::TimedConnections;
 use super::tls::Tls;
 
 /// How long a server may take.
@@ -112,7 +113,8 @@ impl ClientKind {
             .connect_timeout(clients.timeouts.for_host(&self.tls).connect)
             .tls_danger_accept_invalid_certs(self.tls.skip_verify)
             .tls_info(self.inspects)
-            .dns_resolver(Arc::clone(&clients.resolver));
+            .dns_resolver(Arc::clone(&clients.resolver))
+            .connector_layer(TimedConnections);
         if let Some(pem) = self.tls.identity.as_ref().filter(|_| self.https) {
             builder = builder.identity(reqwest::Identity::from_pem(pem).map_err(unusable)?);
         }

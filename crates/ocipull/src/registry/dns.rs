@@ -8,6 +8,7 @@ use hickory_resolver::config::LookupIpStrategy;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::target::is_link_local_address;
+use super::timing;
 
 /// Why a name has no usable address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,11 +50,13 @@ impl Resolve for Resolver {
         let system = std::sync::Arc::clone(&self.system);
         Box::pin(async move {
             let name = name.as_str();
+            timing::looks_up();
             let found = if name == "localhost" || name.ends_with(".localhost") {
                 vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
             } else {
                 look_up(&system, name).await?
             };
+            timing::looked_up();
             // The port is the URL's.
             let usable: Vec<SocketAddr> = found
                 .into_iter()
