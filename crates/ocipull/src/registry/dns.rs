@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::net::NetError;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::target::is_link_local_address;
@@ -21,7 +22,13 @@ pub enum DnsError {
         /// Why.
         reason: String,
     },
-    /// No name server knows it, or none answers.
+    /// No name server answers.
+    #[error("cannot resolve {name:?}: timed out looking up the name: no name server answers")]
+    TimedOut {
+        /// The host.
+        name: String,
+    },
+    /// No name server knows it.
     #[error("cannot resolve {name:?}: {reason}")]
     Lookup {
         /// The host.
@@ -72,10 +79,8 @@ impl Resolve for Resolver {
 }
 
 async fn look_up(system: &OnceLock<TokioResolver>, name: &str) -> Result<Vec<IpAddr>, DnsError> {
-    let configuration = |error: hickory_resolver::net::NetError| DnsError::Configuration {
-        name: name.into(),
-        reason: error.to_string(),
-    };
+    let configuration =
+        |error: NetError| DnsError::Configuration { name: name.into(), reason: error.to_string() };
     let resolver = match system.get() {
         Some(resolver) => resolver,
         None => {
@@ -85,9 +90,17 @@ async fn look_up(system: &OnceLock<TokioResolver>, name: &str) -> Result<Vec<IpA
             system.get_or_init(|| made)
         }
     };
-    let found = resolver.lookup_ip(name).await.map_err(|error| DnsError::Lookup {
-        name: name.into(),
-        reason: if error.is_no_records_found() { "no such host".into() } else { error.to_string() },
-    })?;
+    let found = resolver.lookup_ip(name).await.map_err(|error| failed(name, &error))?;
     Ok(found.iter().collect())
+}
+
+fn failed(name: &str, error: &NetError) -> DnsError {
+    let name = name.to_owned();
+    match error {
+        NetError::Timeout => DnsError::TimedOut { name },
+        error if error.is_no_records_found() => {
+            DnsError::Lookup { name, reason: "no such host".into() }
+        }
+        other => DnsError::Lookup { name, reason: other.to_string() },
+    }
 }

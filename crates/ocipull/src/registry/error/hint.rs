@@ -7,7 +7,8 @@ use crate::exit::{
     EXIT_RATE_LIMITED, EXIT_TIMED_OUT,
 };
 
-use super::{Cause, Missing, Problem, RegistryError};
+use super::super::dns::DnsError;
+use super::{Cause, Missing, Phase, Problem, RegistryError};
 
 impl Explain for RegistryError {
     fn hint(&self) -> Option<String> {
@@ -68,7 +69,9 @@ impl Explain for RegistryError {
             Self::LoginNeeded { .. } | Self::Denied { .. } => EXIT_DENIED,
             Self::Refused { problem: Problem::TooLarge { .. }, .. } => EXIT_OVER_LIMIT,
             Self::Unreachable { cause, .. } | Self::Broken { cause, .. } => match cause {
-                Cause::TimedOut { .. } | Cause::Slow { .. } => EXIT_TIMED_OUT,
+                Cause::TimedOut { .. }
+                | Cause::Slow { .. }
+                | Cause::Dns(DnsError::TimedOut { .. }) => EXIT_TIMED_OUT,
                 Cause::PlainHttp | Cause::UnknownIssuer(_) | Cause::Certificate(_) => {
                     EXIT_NOT_TRUSTED
                 }
@@ -94,7 +97,9 @@ fn missing_hint(missing: &Missing) -> String {
 
 fn unreachable_hint(cause: &Cause, host: &str) -> String {
     match cause {
-        Cause::Dns(_) => "check the registry's name, and the network's name servers".into(),
+        Cause::Dns(_) | Cause::TimedOut { phase: Phase::LookUp, .. } => {
+            "check the registry's name, and the network's name servers".into()
+        }
         Cause::UnknownIssuer(_) => format!(
             "trust the CA: --ca-cert FILE, or keep it as ~/.config/containers/certs.d/{host}/ca.crt; \
              --insecure skips the check"
