@@ -24,7 +24,7 @@ use ocipull::ownership::{self, OwnershipChoice};
 use ocipull::pull::stage;
 use serde::Serialize;
 
-use crate::cli::{Output, VerifyTask};
+use crate::cli::VerifyTask;
 use crate::progress::Display;
 use crate::{MainError, interruptible};
 
@@ -197,7 +197,7 @@ fn show_differences(task: &VerifyTask, staged: Staged) -> Result<u64, MainError>
             let Staged { staging, root } = staged;
             let tree = staging.dest_dir().map_err(PullError::from)?;
             let out = BufWriter::new(io::stdout());
-            let mut shown = Shown { json, output, is_over, found: 0, out };
+            let mut shown = Shown { json, quiet: output.quiet, is_over, found: 0, out };
             compare::compare(root, tree, &mut shown)
                 .and_then(|()| shown.out.flush().map_err(CompareError::Listener))
                 .map_err(|source| VerifyError::Compare { dest, source })?;
@@ -222,7 +222,7 @@ impl Drop for EndWithDrop {
 /// Writes differences to standard output as they come.
 struct Shown {
     json: bool,
-    output: Output,
+    quiet: bool,
     is_over: Arc<AtomicBool>,
     found: u64,
     out: BufWriter<Stdout>,
@@ -231,8 +231,8 @@ struct Shown {
 impl Listener for Shown {
     fn found(&mut self, difference: &Difference) -> io::Result<()> {
         self.found += 1;
-        match (self.output, self.json) {
-            (Output::Quiet, _) => Ok(()),
+        match (self.quiet, self.json) {
+            (true, _) => Ok(()),
             (_, true) => writeln!(self.out, "{}", json_line(difference)?),
             (_, false) => writeln!(self.out, "{}", line(difference)),
         }

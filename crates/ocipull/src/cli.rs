@@ -19,6 +19,7 @@ use ocipull::registry::{
 use crate::cache_command::TypedCache;
 use crate::commands::{Show, TypedDigest, TypedInspect, TypedTags};
 use crate::login::{LoginTask, LogoutTask, TypedLogin, TypedLogout};
+use crate::output::{Output, TypedOutput};
 use crate::resources::{ResourcesTask, TypedResources};
 
 /// Longest `--ca-cert` file, in bytes: a whole system's CAs have a quarter of it.
@@ -56,9 +57,27 @@ certs.d/REGISTRY of docker and containers as well. Proxies: HTTPS_PROXY, HTTP_PR
 What was downloaded is kept in $XDG_CACHE_HOME/ocipull, by default ~/.cache/ocipull: a pull that was \
 cut off goes on from there, and nothing is fetched twice.
 
-Exit codes: 0 success, 1 failure, 2 usage (a name that is no image reference among it), \
-3 rate limited by the registry, 4 damaged content, 5 timed out, 6 no room on the disk, \
-7 verify could not compare, 130 interrupted, 143 terminated."
+With --progress json every line on standard error is an object. \"event\" says what it is: message \
+(text); request (method, url, status or error, bytes, and the times of --timing as lookupSeconds to \
+totalSeconds); retry (why, attempt, attempts, waitSeconds); layer-started and layer-done (layer, layers, \
+digest, bytes); layer-progress (layer, bytes so far); last done (text, digest, dest) or failed \
+(message, hint, exitCode).
+
+Exit codes:
+   0  success
+   1  a failure that has no code of its own
+   2  usage; a name that is no image reference
+   3  rate limited by the registry
+   4  damaged content: another digest, size or diff_id than stated
+   5  timed out
+   6  no room on the disk
+   7  verify could not compare
+   8  not found: no such repository, tag or digest
+   9  the registry wants a login, or denies access to the one given
+  10  no image for the platform
+  11  the registry speaks plain HTTP, or its certificate is not trusted
+  12  over a limit: a manifest of more than 4 MiB, an image that may be a bomb
+ 129  ended by SIGHUP, 130 by SIGINT, 143 by SIGTERM"
 )]
 pub(crate) struct Typed {
     #[command(subcommand)]
@@ -76,6 +95,7 @@ enum TypedCommand {
     /// Print the tags of a repository, or the names in a layout or an archive
     Tags(TypedTags),
     /// What is kept of earlier pulls
+    #[command(arg_required_else_help = false)]
     Cache {
         #[command(subcommand)]
         command: TypedCache,
@@ -117,18 +137,14 @@ struct TypedVerify {
     #[arg(value_name = "DEST")]
     dest: PathBuf,
     /// Print differences for programs, an object a line
-    #[arg(long)]
+    #[arg(long, conflicts_with = "quiet")]
     json: bool,
     #[command(flatten)]
     resources: TypedResources,
     #[command(flatten)]
     registry: TypedRegistry,
-    /// Print a line a request as well, on standard error
-    #[arg(short, long)]
-    verbose: bool,
-    /// Print errors only
-    #[arg(short, long, conflicts_with_all = ["verbose", "json"])]
-    quiet: bool,
+    #[command(flatten)]
+    output: TypedOutput,
 }
 
 #[derive(Debug, Args)]
@@ -152,10 +168,10 @@ struct TypedPull {
     /// Replace DEST, whatever it holds
     #[arg(long)]
     force: bool,
-    /// Return only when everything is on the disk, safe from a power cut; a disk error leaves DEST
     /// Where a layer has a directory and a lower one a link to a directory, keep the link
     #[arg(long)]
     keep_dirlinks: bool,
+    /// Return only when everything is on the disk, safe from a power cut; a disk error leaves DEST
     /// as it was
     #[arg(long)]
     sync: bool,
@@ -166,12 +182,8 @@ struct TypedPull {
     resources: TypedResources,
     #[command(flatten)]
     registry: TypedRegistry,
-    /// Print a line a request: method, URL, status, type, digest, bytes, time
-    #[arg(short, long)]
-    verbose: bool,
-    /// Print errors only
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
+    #[command(flatten)]
+    output: TypedOutput,
 }
 
 #[derive(Debug, Args)]
@@ -307,14 +319,6 @@ pub(crate) struct PullTask {
     pub(crate) output: Output,
 }
 
-/// How much is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Output {
-    Quiet,
-    Normal,
-    Verbose,
-}
-
 /// What was typed means nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -386,6 +390,15 @@ impl Typed {
         matches!(self.command, Some(TypedCommand::Verify(_)))
     }
 
+    /// Whether a program reads what is told of the run.
+    pub(crate) fn speaks_json(&self) -> bool {
+        match &self.command {
+            None => self.pull.output.is_json(),
+            Some(TypedCommand::Verify(typed)) => typed.output.is_json(),
+            Some(_) => false,
+        }
+    }
+
     /// What it means. Reads the CA file and, where it is not given, the password.
     pub(crate) fn meaning(self) -> Result<Task, CliError> {
         match self.command {
@@ -413,18 +426,8 @@ impl TypedVerify {
             json: self.json,
             resources: self.resources.meaning()?,
             registry: self.registry.meaning()?,
-            output: Output::of(self.quiet, self.verbose),
+            output: self.output.meaning(),
         })
-    }
-}
-
-impl Output {
-    fn of(quiet: bool, verbose: bool) -> Self {
-        match (quiet, verbose) {
-            (true, _) => Self::Quiet,
-            (_, true) => Self::Verbose,
-            _ => Self::Normal,
-        }
     }
 }
 
@@ -434,7 +437,7 @@ impl TypedPull {
         let platform = self.platform.as_deref().map(str::parse).transpose()?;
         let platform = platform.unwrap_or_else(Platform::host);
         let resources = self.resources.meaning()?;
-        let output = Output::of(self.quiet, self.verbose);
+        let output = self.output.meaning();
         if let Some(layout) = layout(self.dest.as_deref(), &image.location)? {
             let platform = Some(platform).filter(|_| !self.all_platforms);
             let task = CopyTask { image, layout, platform, resources, output };

@@ -34,7 +34,7 @@ const MAX_DOCUMENTS_BYTES: usize = 64 << 20;
 /// What docker's own manifests and lists are called.
 const DOCKER_TYPES: &str = "application/vnd.docker.";
 /// Other types would be another image, with another digest.
-const DOCKER_NOTICE: &str = "notice: the image is of docker's media types and is kept as it is; umoci \
+const DOCKER_NOTICE: &str = "the image is of docker's media types and is kept as it is; umoci \
                              and older skopeos read only OCI's from a layout";
 
 /// What to copy, and where to.

@@ -7,15 +7,13 @@ use ctsys::report::Explain;
 use ctsys::{Errno, SysError};
 
 use crate::apply::{ApplyError, EntryError};
+use crate::exit::EXIT_DISK_FULL;
 use crate::fetch::FetchError;
 use crate::image::ImageError;
 use crate::local::LocalError;
-use crate::registry::{EXIT_DAMAGED, RegistryError};
+use crate::registry::RegistryError;
 use crate::resolve::ResolveError;
 use crate::store::StoreError;
-
-/// The program's exit code when there is no room for the image.
-pub const EXIT_DISK_FULL: u8 = 6;
 
 /// Why a pull failed.
 #[derive(Debug, thiserror::Error)]
@@ -154,15 +152,13 @@ impl Explain for PullError {
     fn exit_code(&self) -> u8 {
         match self {
             _ if is_disk_full(self) => EXIT_DISK_FULL,
-            Self::Apply(error) if matches!(**error, ApplyError::DiffId { .. }) => EXIT_DAMAGED,
             Self::Apply(error) => error.exit_code(),
             Self::Registry(error) => error.exit_code(),
             Self::Resolve(error) => error.exit_code(),
             Self::Local(error) => error.exit_code(),
             Self::Store(error) => error.exit_code(),
-            Self::Image(error) if matches!(**error, ImageError::Inline { .. }) => EXIT_DAMAGED,
-            Self::Image(_)
-            | Self::Layer { .. }
+            Self::Image(error) => error.exit_code(),
+            Self::Layer { .. }
             | Self::Record(_)
             | Self::OtherImage { .. }
             | Self::Unpacker

@@ -81,4 +81,21 @@ pub struct Exchange {
     pub bytes: u64,
     /// From sending to the body's end.
     pub elapsed: Duration,
+    /// Its steps.
+    pub timing: Timing,
+}
+
+/// When the steps of a request were done, each counted since the request began, as curl counts its
+/// `time_...`. Of a connection's steps there is none where one that was open already could be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timing {
+    /// The host's name, or the proxy's, had an address. None for an address.
+    pub name_lookup: Option<Duration>,
+    /// TCP was connected; through a proxy, to the host behind it. Where the program has a rustls
+    /// `CryptoProvider` of its own installed, that TLS was as well.
+    pub connect: Option<Duration>,
+    /// The TLS handshake was over.
+    pub tls: Option<Duration>,
+    /// The answer's head was there.
+    pub first_byte: Option<Duration>,
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ownership  how owners will be stored; the program goes on in a user namespace for it
+//! exit       what the program's exit code says of a failure
 //! host       a registry's host
 //! reference  what the user typed -> registry, repository, tag or digest
 //! location   what the user typed -> a registry's image, or one on this machine
@@ -38,6 +39,7 @@ pub mod copy;
 pub mod decompress;
 pub mod error;
 pub mod event;
+pub mod exit;
 pub mod fetch;
 pub mod host;
 pub mod image;

@@ -9,7 +9,8 @@ use ocipull::host::{DEFAULT_REGISTRY, RegistryHost};
 use ocipull::registry::login::{self, Keeper};
 use ocipull::registry::{AuthFile, CredentialError, Login, RegistryError, RegistryOptions, Secret};
 
-use crate::cli::{CliError, Output, TypedAccess, auth_files};
+use crate::cli::{CliError, TypedAccess, auth_files};
+use crate::output::{Output, TypedTrace};
 use crate::password;
 use crate::progress::Display;
 
@@ -27,9 +28,8 @@ pub(crate) struct TypedLogin {
     password_stdin: bool,
     #[command(flatten)]
     access: TypedAccess,
-    /// Print a line a request
-    #[arg(short, long)]
-    verbose: bool,
+    #[command(flatten)]
+    trace: TypedTrace,
 }
 
 /// Of `logout`.
@@ -95,6 +95,13 @@ impl Explain for LoginError {
             Self::NoFile => "name a file with --authfile".into(),
         })
     }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused { source, .. } => source.exit_code(),
+            _ => 1,
+        }
+    }
 }
 
 impl TypedLogin {
@@ -112,7 +119,7 @@ impl TypedLogin {
         }
         let read = if self.password_stdin { password::line() } else { password::read(&user) };
         let secret = Secret::Password(read.map_err(CliError::Password)?);
-        let output = if self.verbose { Output::Verbose } else { Output::Normal };
+        let output = self.trace.meaning();
         Ok(LoginTask { registry, login: Login { user, secret }, options, output })
     }
 }
@@ -167,7 +174,7 @@ impl LogoutTask {
             let looked = list(files.iter().map(|file| file.path.clone()).collect());
             return Err(LoginError::NotLoggedIn { registry: registry.clone(), looked });
         }
-        let display = Display::new(Output::Normal);
+        let display = Display::new(Output::USUAL);
         display.say(&format!("logged out of {registry}; taken out of {}", list(forgotten)));
         Ok(())
     }

@@ -4,16 +4,20 @@ mod cache_command;
 mod changes;
 mod cli;
 mod commands;
+mod lines;
 mod login;
+mod output;
 mod password;
 mod progress;
 mod resources;
 
 use std::future::Future;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
 use ctsys::SysError;
 use ctsys::record::{ImageRecord, Ownership};
 use ctsys::report::{Explain, Usage, report};
@@ -22,6 +26,7 @@ use ocipull::apply::{self, ApplyError};
 use ocipull::copy::{Copied, CopyOptions, copy};
 use ocipull::error::PullError;
 use ocipull::event::Observer;
+use ocipull::exit::EXIT_UNVERIFIED;
 use ocipull::location::ImageLocation;
 use ocipull::open::open;
 use ocipull::ownership::{self, OwnershipChoice, OwnershipError};
@@ -32,8 +37,9 @@ use tokio::task::JoinSet;
 
 use cache_command::CacheCommandError;
 use changes::VerifyError;
-use cli::{CliError, CopyTask, Image, Output, PullTask, Task, Typed};
+use cli::{CliError, CopyTask, Image, PullTask, Task, Typed};
 use commands::ShowError;
+use lines::Line;
 use login::LoginError;
 use progress::{Display, size};
 
@@ -43,8 +49,6 @@ const WORKER_THREADS: usize = 2;
 
 /// The exit code of a verification that found differences.
 const DIFFERENT: u8 = 1;
-/// The exit code of one that could not be made, where another command has [`DIFFERENT`]'s.
-const UNVERIFIED: u8 = 7;
 
 /// What ends the program before its time.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +124,7 @@ impl Explain for Unverified {
 
     fn exit_code(&self) -> u8 {
         match self.0.exit_code() {
-            DIFFERENT => UNVERIFIED,
+            DIFFERENT => EXIT_UNVERIFIED,
             other => other,
         }
     }
@@ -130,17 +134,39 @@ fn main() -> ExitCode {
     let typed = match Typed::try_parse() {
         Ok(typed) => typed,
         Err(error) if error.use_stderr() => {
-            return report("ocipull", &Usage::new("ocipull", &error.render().to_string(), 2));
+            return report("ocipull", &Usage::new("ocipull", &said_of_usage(&error), 2));
         }
         // Help and version.
         Err(error) => error.exit(),
     };
-    let verifies = typed.verifies();
+    let (verifies, speaks_json) = (typed.verifies(), typed.speaks_json());
     match run(typed) {
         Ok(code) => code,
-        Err(error) if verifies => report("ocipull", &Unverified(error)),
-        Err(error) => report("ocipull", &error),
+        Err(error) if verifies => tell_failure(&Unverified(error), speaks_json),
+        Err(error) => tell_failure(&error, speaks_json),
     }
+}
+
+/// What is wrong with the command line. clap takes a word after IMAGE and DEST for a subcommand that
+/// stands in the wrong place, also where there is none of that name.
+fn said_of_usage(error: &clap::Error) -> String {
+    let word = error.get(ContextKind::InvalidSubcommand);
+    match (error.kind(), word) {
+        (ErrorKind::ArgumentConflict, Some(ContextValue::String(word)))
+            if !Typed::command().get_subcommands().any(|known| known.get_name() == word) =>
+        {
+            format!("unexpected argument '{word}' found")
+        }
+        _ => error.render().to_string(),
+    }
+}
+
+fn tell_failure(error: &dyn Explain, speaks_json: bool) -> ExitCode {
+    if !speaks_json {
+        return report("ocipull", error);
+    }
+    let _ = std::io::stderr().write_all(Line::failed(error).text().as_bytes());
+    ExitCode::from(error.exit_code())
 }
 
 fn run(typed: Typed) -> Result<ExitCode, MainError> {
@@ -296,25 +322,24 @@ fn ending_signals() -> Result<JoinSet<i32>, MainError> {
 }
 
 fn tell(task: &PullTask, display: &Display, pulled: Pulled) {
-    if task.output == Output::Quiet {
-        return;
-    }
     let named = |digest: &str| with_digest(&task.image.location, digest);
-    let dest = task.dest.display();
+    let dest = task.dest.display().to_string();
     match pulled {
         Pulled::UpToDate { manifest_digest } => {
-            display.say(&format!("{dest} is up to date: {}", named(&manifest_digest)));
+            let text = format!("{dest} is up to date: {}", named(&manifest_digest));
+            display.done(&text, &manifest_digest, &dest);
         }
         Pulled::Unpacked { manifest_digest, layers, bytes, warnings } => {
             for warning in warnings {
                 display.say(&format!("ocipull: warning: {warning}"));
             }
             let plural = if layers == 1 { "" } else { "s" };
-            display.say(&format!(
+            let text = format!(
                 "pulled {} ({layers} layer{plural}, {}) into {dest}",
                 named(&manifest_digest),
                 size(bytes)
-            ));
+            );
+            display.done(&text, &manifest_digest, &dest);
         }
     }
 }
@@ -323,8 +348,9 @@ fn tell_copied(task: &CopyTask, display: &Display, copied: &Copied) {
     let Copied { digest, documents, blobs, bytes } = copied;
     let image = with_digest(&task.image.location, digest.as_ref());
     let (documents, blobs) = (count(*documents, "manifest"), count(*blobs, "blob"));
-    let layout = &task.layout;
-    display.say(&format!("copied {image} ({documents}, {blobs}, {}) to {layout}", size(*bytes)));
+    let layout = task.layout.to_string();
+    let text = format!("copied {image} ({documents}, {blobs}, {}) to {layout}", size(*bytes));
+    display.done(&text, digest.as_ref(), &layout);
 }
 
 fn count(number: usize, what: &str) -> String {

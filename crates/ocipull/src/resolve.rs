@@ -71,7 +71,8 @@ impl Explain for ResolveError {
         match self {
             Self::Registry(error) => error.exit_code(),
             Self::Local(error) => error.exit_code(),
-            Self::Image(_) | Self::NotCached(_) => 1,
+            Self::Image(error) => error.exit_code(),
+            Self::NotCached(_) => 1,
         }
     }
 }

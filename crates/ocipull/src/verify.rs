@@ -10,9 +10,6 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 /// Hashed at once, in bytes.
 const READ_BYTES: usize = 256 << 10;
 
-/// The program's exit code when content is not what its digest says.
-pub const EXIT_DAMAGED: u8 = 4;
-
 /// How content differs from its descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {

@@ -134,7 +134,7 @@ fn limits_are_raised_and_lowered_by_name() {
         ("path-depth=2", "deeper than 2 names"),
     ] {
         let place = Place::new();
-        let limited = place.run(&["--limit", limit, &name, "d"]).failed(1, &[words]);
+        let limited = place.run(&["--limit", limit, &name, "d"]).failed(12, &[words]);
         limited.hints(&format!("--limit {}=", limit.split('=').next().unwrap()));
         common::assert_absent(&place.path("d"));
     }

@@ -15,6 +15,9 @@ fn bearer(bearer: Bearer) -> (Registry, testkit::image::BuiltImage) {
     serve(RegistryOptions::auth(Auth::Bearer(bearer)))
 }
 
+/// base64 of `mallory:guess99`
+const MALLORYS: &str = "bWFsbG9yeTpndWVzczk5";
+
 #[test]
 fn an_anonymous_token_is_fetched_once_for_the_whole_pull() {
     let (registry, _) = serve(RegistryOptions::auth(Auth::bearer_anonymous()));
@@ -70,18 +73,26 @@ fn wrong_and_missing_credentials_say_whose() {
         let place = Place::new();
         place
             .run(&["-v", "--creds", "mallory:guess99", &image(&registry), "d"])
-            .failed(1, &["access denied", "mallory", "--creds"])
+            .failed(9, &["access denied", "mallory", "--creds"])
             .keeps_secret("guess99");
         let run = place.run(&[&image(&registry), "d"]);
         match auth {
             Auth::Basic { .. } => {
-                run.failed(1, &["wants a login"]).hints("ocipull login");
+                run.failed(9, &["wants a login"]).hints("ocipull login");
             }
             _ => {
-                run.failed(1, &["access denied", "anonymous"]).hints("--creds");
+                run.failed(9, &["access denied", "anonymous"]).hints("--creds");
             }
         }
         assert_eq!(place.names(), Vec::<String>::new());
+        // A password that was kept is said to be from there.
+        let kept = format!(r#"{{"auths":{{"{}":{{"auth":"{MALLORYS}"}}}}}}"#, registry.host());
+        place.write("kept.json", kept);
+        place
+            .run(&["--authfile", "kept.json", &image(&registry), "d"])
+            .failed(9, &["access denied to user \"mallory\"", "kept.json"])
+            .hints("--creds")
+            .keeps_secret("guess99");
     }
 }
 
@@ -156,7 +167,7 @@ fn a_token_that_ends_in_mid_pull_is_renewed_once() {
     registry.inject(Rule::new(expired).path("/blobs/"));
     let before = registry.token_requests().len();
     let place = Place::new();
-    place.run(&[&image(&registry), "e"]).failed(1, &["access denied"]);
+    place.run(&[&image(&registry), "e"]).failed(9, &["access denied"]);
     assert_eq!(registry.token_requests().len(), before + 2);
 }
 
@@ -176,11 +187,11 @@ fn a_403_for_what_was_good_before_is_answered_with_a_new_token() {
     registry.inject(Rule::new(Fault::status(403, "DENIED")).path("/blobs/"));
     place
         .run(&[&creds[..], &["--no-cache", &image, "e"]].concat())
-        .failed(1, &["access denied", "403", "DENIED"]);
+        .failed(9, &["access denied", "403", "DENIED"]);
     assert_eq!(registry.token_requests().len(), 4);
     registry.clear_faults();
     registry.inject(Rule::new(Fault::status(403, "DENIED")));
-    place.run(&[&image, "e"]).failed(1, &["access denied", "403"]);
+    place.run(&[&image, "e"]).failed(9, &["access denied", "403"]);
     assert_eq!(registry.token_requests().len(), 4);
 }
 
@@ -285,7 +296,7 @@ fn a_challenge_from_where_a_redirect_led_is_not_answered() {
     registry.inject(Rule::new(Fault::redirect(&location)).path("/manifests/"));
     Place::new()
         .run(&["-v", "--creds", "alice:s3cret", &image(&registry), "d"])
-        .failed(1, &["status 401"])
+        .failed(9, &["status 401"])
         .keeps_secret("hidden");
     assert!(foreign.requests().iter().all(|r| r.authorization().is_none()));
     assert!(foreign.token_requests().is_empty());
@@ -309,15 +320,15 @@ fn a_redirect_leads_to_no_secrets_and_not_round_and_round() {
 #[test]
 fn a_token_service_that_never_ends_or_makes_no_sense() {
     let (registry, _) = serve(RegistryOptions::auth(Auth::bearer_anonymous()));
-    for (fault, words) in [
-        (Fault::Endless(None), "too large: want at most 1048576 bytes of a token"),
-        (Fault::Body(b"{\"token\":\"\"}".to_vec()), "no usable token"),
-        (Fault::Body(b"<html>".to_vec()), "no usable token"),
-        (Fault::redirect("http://127.0.0.1:1/token"), "status 307"),
-        (Fault::status(503, "UNAVAILABLE"), "status 503"),
+    for (fault, code, words) in [
+        (Fault::Endless(None), 12, "too large: want at most 1048576 bytes of a token"),
+        (Fault::Body(b"{\"token\":\"\"}".to_vec()), 1, "no usable token"),
+        (Fault::Body(b"<html>".to_vec()), 1, "no usable token"),
+        (Fault::redirect("http://127.0.0.1:1/token"), 1, "status 307"),
+        (Fault::status(503, "UNAVAILABLE"), 1, "status 503"),
     ] {
         registry.inject(Rule::new(fault).path("/token"));
-        Place::new().run(&[&image(&registry), "d"]).failed(1, &["/token", words]);
+        Place::new().run(&[&image(&registry), "d"]).failed(code, &["/token", words]);
         registry.clear_faults();
     }
 }

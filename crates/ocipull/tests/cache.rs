@@ -192,7 +192,7 @@ fn a_cache_that_cannot_be_used_is_a_notice_and_no_failure() {
             std::fs::set_permissions(place.cache(), open).unwrap();
         }
         let run = place.run(&[&image(&registry), "d"]).succeeded().says(words);
-        let notices = run.stderr.lines().filter(|line| line.contains("notice: ")).count();
+        let notices = run.stderr.lines().filter(|line| line.contains("ocipull: note: ")).count();
         assert_eq!(notices, 1, "{run}");
         if place.cache().is_dir() {
             assert_eq!(std::fs::read_dir(place.cache()).unwrap().count(), 0);
@@ -230,12 +230,12 @@ fn a_read_only_cache_is_read_and_said() {
     let layer = dir.path().join("cache/ocipull/blobs").join(layers(&built)[1].replace(':', "/"));
     damage(&layer);
     registry.clear_requests();
-    run(&[&image(&registry), "g"]).succeeded().says("notice: cannot write");
+    run(&[&image(&registry), "g"]).succeeded().says("note: cannot write");
     assert_eq!(gets(&registry).len(), 1);
     // What is new cannot be kept.
     common::small_image().env("NEW=1").push(&registry, "app", "v1");
-    let said = run(&[&image(&registry), "f"]).succeeded().says("notice: cannot write");
-    let notices = said.stderr.lines().filter(|line| line.contains("notice: ")).count();
+    let said = run(&[&image(&registry), "f"]).succeeded().says("note: cannot write");
+    let notices = said.stderr.lines().filter(|line| line.contains("ocipull: note: ")).count();
     assert_eq!(notices, 1, "{said}");
     modes("u+w");
 }
@@ -261,10 +261,7 @@ fn a_cache_without_room_is_a_notice_and_no_failure() {
     ]);
     command.arg(inner.get_program()).args(inner.get_args()).current_dir(place.path(""));
     command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    Run::of(command)
-        .succeeded()
-        .says("notice: cannot write a blob into the cache")
-        .says("No space");
+    Run::of(command).succeeded().says("note: cannot write a blob into the cache").says("No space");
     assert_eq!(std::fs::read(place.path("d/noise")).unwrap(), noise);
     // What was written of it does not keep the room.
     let used = std::fs::read_to_string(place.path("used")).unwrap();
@@ -307,7 +304,7 @@ fn users_have_their_cache_inside_the_namespace_too() {
             Run::of(command).succeeded()
         };
         let first = run("d");
-        assert!(!first.stderr.contains("notice"), "{first}");
+        assert!(!first.stderr.contains("note: "), "{first}");
         registry.clear_requests();
         run("e");
         assert_eq!(registry.walk(), ["HEAD /v2/app/manifests/v1 200"]);

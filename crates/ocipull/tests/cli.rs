@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Place, Run, serve};
+use ocipull::exit;
 use testkit::registry::RegistryOptions;
 
 #[test]
@@ -17,10 +18,15 @@ fn usage_errors_end_with_2() {
         &["centos", "d", "--bundle", "b"],
         &["centos", "d", "--no-such-flag"],
         &["centos", "d", "-q", "-v"],
+        &["centos", "d", "-q", "--timing"],
+        &["centos", "d", "-q", "--progress", "json"],
+        &["centos", "d", "--progress", "fancy"],
         &["centos", "d", "--ownership", "mine"],
     ] {
         assert_eq!(place.run(arguments).code, Some(2), "{arguments:?}");
     }
+    place.run(&["centos", "d", "extra"]).failed(2, &["unexpected argument 'extra'"]);
+    place.run(&["cache"]).failed(2, &["requires a subcommand", "prune"]);
     place.run(&["centos", "/"]).failed(2, &["invalid destination"]);
     place.run(&["centos", "d", "--platform", "amd64"]).failed(2, &["invalid platform \"amd64\""]);
     place.run(&["centos", "d", "--mirror", "http://x"]).failed(2, &["invalid mirror"]);
@@ -32,8 +38,27 @@ fn usage_errors_end_with_2() {
 fn help_states_the_exit_codes() {
     let run = Place::new().run(&["--help"]);
     assert_eq!(run.code, Some(0));
-    for word in ["Exit codes: 0 success, 1 failure, 2 usage", "OCIPULL_MIRROR", "ocipull rm DEST"] {
+    for word in ["OCIPULL_MIRROR", "ocipull rm DEST"] {
         assert!(run.stdout.contains(word), "{word}: {run}");
+    }
+    // A line for each of them, in order.
+    let (_, table) = run.stdout.split_once("Exit codes:\n").unwrap();
+    let codes: Vec<u8> =
+        table.lines().filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect();
+    let documented: Vec<u8> = (0..=exit::EXIT_OVER_LIMIT).chain([129]).collect();
+    assert_eq!(codes, documented, "{run}");
+}
+
+/// Each option's own words stand above it.
+#[test]
+fn help_describes_each_option_by_its_own_words() {
+    let help = Place::new().run(&["-h"]).stdout;
+    for (option, words) in [
+        ("--sync", "Return only when everything is on the disk"),
+        ("--keep-dirlinks", "Where a layer has a directory"),
+    ] {
+        let (_, after) = help.split_once(option).unwrap();
+        assert!(after.trim_start().starts_with(words), "{option}: {help}");
     }
 }
 
@@ -46,7 +71,7 @@ fn quiet_is_quiet_and_errors_are_not() {
         let run = place.run(&["-q", &image, "d"]).succeeded();
         assert_eq!(run.stderr, "", "{run}");
     }
-    place.run(&["-q", &format!("{}/app:nope", registry.host()), "e"]).failed(1, &["not found"]);
+    place.run(&["-q", &format!("{}/app:nope", registry.host()), "e"]).failed(8, &["not found"]);
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn what_skopeo_pushed_is_pulled_in_both_forms() {
     place.run(&mirror).succeeded();
     place
         .run(&[&format!("{}/team/busybox:none", registry.address), "none"])
-        .failed(1, &["not found", "404"]);
+        .failed(8, &["not found", "404"]);
 }
 
 #[test]
@@ -129,10 +129,10 @@ fn passwords_are_asked_for_and_taken() {
     layout(&place.path("layout"));
     registry.push(&place.path("layout"), "busybox:v1", "oci");
     let image = format!("{}/busybox:v1", registry.address);
-    place.run(&[&image, "d"]).failed(1, &["wants a login"]).hints("--creds");
+    place.run(&[&image, "d"]).failed(9, &["wants a login"]).hints("--creds");
     place
         .run(&["-v", "--creds", "alice:wrong", &image, "d"])
-        .failed(1, &["access denied", "\"alice\""])
+        .failed(9, &["access denied", "\"alice\""])
         .keeps_secret("wrong");
     place.run(&["-v", "--creds", CREDS, &image, "d"]).succeeded().keeps_secret("horse");
     // What skopeo's login writes.

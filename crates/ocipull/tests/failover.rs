@@ -139,7 +139,7 @@ fn a_mirror_of_a_registry_out_of_reach_is_insisted_on() {
     mirror.clear_requests();
     place
         .run(&["--mirror", &mirror.host(), &format!("{}/app:none", origin.host()), "e"])
-        .failed(1, &["503", "not found", "has no \"none\""]);
+        .failed(8, &["503", "not found", "has no \"none\""]);
     assert_eq!(mirror.walk().len(), 1, "{:?}", mirror.walk());
 }
 

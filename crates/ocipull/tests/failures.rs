@@ -37,17 +37,17 @@ fn an_unknown_tag_and_an_unknown_repository() {
     let host = registry.host();
     place
         .run(&[&format!("{host}/app:nope"), "d"])
-        .failed(1, &["not found", "repository \"app\" has no \"nope\"", "404"])
+        .failed(8, &["not found", "repository \"app\" has no \"nope\"", "404"])
         .hints("tags that are there: v1");
     place
         .run(&[&format!("{host}/nothing:v1"), "d"])
-        .failed(1, &["not found", "no repository \"nothing\"", "404"])
+        .failed(8, &["not found", "no repository \"nothing\"", "404"])
         .hints("repository's name");
     // A registry that keeps its tags to itself.
     registry.inject(Rule::new(Fault::status(401, "UNAUTHORIZED")).path("/tags/list"));
     place
         .run(&[&format!("{host}/app:nope"), "d"])
-        .failed(1, &["not found: got status 404"])
+        .failed(8, &["not found: got status 404"])
         .hints("repository's name and the tag");
     nothing_is_left(&place);
 }
@@ -87,7 +87,7 @@ fn a_damaged_layer() {
         (Fault::Close, 1, vec!["closed".to_owned()]),
         (
             Fault::status(404, "BLOB_UNKNOWN"),
-            1,
+            8,
             vec!["not found".to_owned(), "BLOB_UNKNOWN".to_owned()],
         ),
         (Fault::status(429, "TOOMANYREQUESTS"), 3, vec!["429".to_owned()]),
@@ -114,8 +114,8 @@ fn a_damaged_manifest_or_config() {
         for (fault, code, words) in [
             (Fault::WrongBytes, 4, "altered"),
             (Fault::Body(b"{}".to_vec()), 4, "truncated"),
-            (Fault::Endless(None), 1, "too large"),
-            (Fault::Endless(Some(1 << 40)), 1, "too large"),
+            (Fault::Endless(None), 12, "too large"),
+            (Fault::Endless(Some(1 << 40)), 12, "too large"),
         ] {
             registry.inject(Rule::new(fault).path(part).method("GET"));
             place.run(&[&image(&registry), "d"]).failed(code, &[words, part]);
@@ -199,7 +199,7 @@ fn another_platforms_image_without_an_index() {
     let place = Place::new();
     place
         .run(&[&image(&registry), "d", "--platform", "linux/arm64"])
-        .failed(1, &["no image for platform linux/arm64: got linux/s390x"])
+        .failed(10, &["no image for platform linux/arm64: got linux/s390x"])
         .hints("--platform linux/s390x");
     nothing_is_left(&place);
 }
@@ -220,6 +220,10 @@ fn a_dest_that_is_in_use_is_said_before_the_network_is_asked() {
     registry.clear_faults();
     place.run(&[&image(&registry), "d", "--force"]).succeeded();
     common::assert_absent(&place.path("d/mine"));
+    // Where no directory can be made, that is said with what helps.
+    for dest in ["/dev/null/d", "/proc/d"] {
+        place.run(&[&image(&registry), dest]).failed(1, &["cannot"]).hints("check the path");
+    }
 }
 
 #[test]
@@ -228,7 +232,7 @@ fn certificates_are_checked() {
     let place = Place::new();
     place
         .run(&[&image(&registry), "d"])
-        .failed(1, &["TLS certificate is not trusted"])
+        .failed(11, &["TLS certificate is not trusted"])
         .hints("--ca-cert");
     let ca = registry.ca_file().to_str().unwrap();
     place.run(&["--ca-cert", ca, &image(&registry), "d"]).succeeded();

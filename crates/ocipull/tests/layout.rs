@@ -144,7 +144,7 @@ fn what_is_no_layout_is_left_alone_and_nobody_is_asked() {
     place.run(&[&name, &digest]).failed(2, &["invalid destination"]);
     assert_eq!(registry.walk(), Vec::<String>::new());
     // An image that is not there leaves no layout behind.
-    place.run(&[&format!("{}/app:none", registry.host()), "oci:l"]).failed(1, &["not found"]);
+    place.run(&[&format!("{}/app:none", registry.host()), "oci:l"]).failed(8, &["not found"]);
     common::assert_absent(&place.path("l"));
     // A directory of that very name can still be meant.
     place.run(&[&name, "./oci:l"]).succeeded();
@@ -164,7 +164,7 @@ fn half_an_image_is_never_named() {
     let faults = [
         (Fault::TruncateAt(10), 4),
         (Fault::WrongBytes, 4),
-        (Fault::status(404, "BLOB_UNKNOWN"), 1),
+        (Fault::status(404, "BLOB_UNKNOWN"), 8),
     ];
     for (fault, code) in faults {
         registry.inject(Rule::new(fault).method("GET").path(layer));

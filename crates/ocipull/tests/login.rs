@@ -51,7 +51,7 @@ fn what_is_kept_is_found_again() {
         place.run(&[&image, "d"]).succeeded();
         place.run(&["logout", &host]).succeeded().says("logged out of");
         assert_eq!(json(&config), mixed);
-        place.run(&[&image, "e"]).failed(1, &[&host]);
+        place.run(&[&image, "e"]).failed(9, &[&host]);
         place.run(&["logout", &host]).failed(1, &["not logged in to", &host]).hints("--authfile");
         let names: Vec<_> = std::fs::read_dir(place.path(".docker")).unwrap().collect();
         assert_eq!(names.len(), 1, "nothing is left beside it: {names:?}");
@@ -77,7 +77,7 @@ fn what_the_registry_refuses_is_not_kept() {
         let (registry, _) = serve(RegistryOptions::auth(auth));
         let place = Place::new();
         login(&place, "guess99", &[&registry.host()])
-            .failed(1, &["cannot log in to", "access denied", "\"alice\""])
+            .failed(9, &["cannot log in to", "access denied", "\"alice\""])
             .hints("password");
         assert!(!place.path(".docker").exists());
     }
@@ -138,7 +138,7 @@ fn a_helper_keeps_it_where_one_is_configured() {
         Run::of(command).keeps_secret("s3cret")
     };
     let image = format!("{host}/app:v1");
-    run(&[&image, "d"]).failed(1, &["wants a login"]);
+    run(&[&image, "d"]).failed(9, &["wants a login"]);
     run(&["login", "-u", "alice", "--password-stdin", &host])
         .succeeded()
         .says("kept by docker-credential-box");
@@ -178,7 +178,7 @@ fn an_identity_token_is_changed_for_a_token() {
     file("id-wrong9");
     place
         .run(&["--authfile", "auth.json", &image, "e"])
-        .failed(1, &["access denied to the identity token from auth.json"])
+        .failed(9, &["access denied to the identity token from auth.json"])
         .keeps_secret("id-wrong9");
 }
 

@@ -225,7 +225,7 @@ fn a_mirrors_login_is_its_own() {
     let place = Place::new();
     place.hosts_toml("quay.io", &format!("server = \"http://{}\"\n", mirror.host()));
     let run = place.run(&["-v", "--creds", "alice:s3cret", "quay.io/app:v1", "d"]);
-    run.failed(1, &["wants a login"]).hints("ocipull login 127.0.0.1").keeps_secret("s3cret");
+    run.failed(9, &["wants a login"]).hints("ocipull login 127.0.0.1").keeps_secret("s3cret");
     assert!(mirror.requests().iter().all(|request| request.authorization().is_none()));
     // base64 of `mia:m-s3cret`
     let auth = format!(r#"{{"auths":{{"{}":{{"auth":"bWlhOm0tczNjcmV0"}}}}}}"#, mirror.host());

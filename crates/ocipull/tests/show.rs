@@ -52,13 +52,13 @@ fn the_digest_is_what_the_name_stands_for_or_the_platforms() {
     place.run(&[&pinned, "d", "--platform", "linux/arm64"]).succeeded();
     assert_eq!(place.record("d")["reference"], pinned.as_str());
     assert!(place.record("d")["canonicalReference"].as_str().unwrap().contains(":none@sha256:"));
-    place.run(&["digest", &format!("{}/app:no", registry.host())]).failed(1, &["not found"]);
+    place.run(&["digest", &format!("{}/app:no", registry.host())]).failed(8, &["not found"]);
     place.run(&["digest", "--platform", "x", &name]).failed(2, &["invalid platform"]);
     place.run(&["digest", "A"]).failed(2, &["invalid image reference"]);
     // Where there is no index, the config says for which platform the image is.
     arm.push(&registry, "app", "arm");
     let only = format!("{}/app:arm", registry.host());
-    place.run(&["digest", "--platform", "linux/s390x", &only]).failed(1, &["got linux/arm64"]);
+    place.run(&["digest", "--platform", "linux/s390x", &only]).failed(10, &["got linux/arm64"]);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn what_is_shown_raw_is_byte_for_byte() {
     }
     tool(&place, "true", &[]);
     let run = place.run(&["inspect", "--platform", "linux/s390x", &name]);
-    run.failed(1, &["no image for platform"]);
+    run.failed(10, &["no image for platform"]);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn tags_are_listed_page_by_page() {
     // A tag that is typed is no part of the repository.
     let run = place.run(&["tags", "--json", &format!("{name}:c")]);
     assert_eq!(parsed(&run), json!({ "repository": name, "tags": tags }));
-    place.run(&["tags", &format!("{}/none", registry.host())]).failed(1, &["not found"]);
+    place.run(&["tags", &format!("{}/none", registry.host())]).failed(8, &["not found"]);
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn what_is_no_layout_is_said_to_be_none() {
     place.run(&["oci:empty", "d"]).failed(1, &["no OCI layout", "oci-layout"]).hints("skopeo");
     place.run(&["oci:none", "d"]).failed(1, &["cannot open \"none\"", "ENOENT"]);
     let built = layout(&place, "l", "v1");
-    place.run(&["oci:l:v2", "d"]).failed(1, &["no image \"v2\"", "got \"v1\""]).hints(":v1");
+    place.run(&["oci:l:v2", "d"]).failed(8, &["no image \"v2\"", "got \"v1\""]).hints(":v1");
     place.run(&[&format!("oci:l@{}", built.digest()), "by-digest"]).succeeded();
     fs::write(place.path("l/oci-layout"), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();
     place.run(&["oci:l", "d"]).failed(1, &["version \"2.0.0\""]);
@@ -106,7 +106,7 @@ fn what_is_no_layout_is_said_to_be_none() {
     place.run(&["oci:l", "d"]).failed(1, &["cannot understand index.json"]);
     let sparse = fs::File::create(place.path("l/index.json")).unwrap();
     sparse.set_len(1 << 40).unwrap();
-    place.run(&["oci:l", "d"]).failed(1, &["index.json", "larger than"]);
+    place.run(&["oci:l", "d"]).failed(12, &["index.json", "larger than"]);
     for typed in ["oci:", "docker-archive:"] {
         place.run(&[typed, "d"]).failed(2, &["want a path"]).hints("oci:DIR");
     }
@@ -122,7 +122,7 @@ fn a_huge_manifest_is_not_read() {
     ]});
     fs::write(place.path("l/index.json"), index.to_string()).unwrap();
     fs::File::create(blob(&place, "l", &digest)).unwrap().set_len(1 << 40).unwrap();
-    place.run(&["oci:l", "d"]).failed(1, &["larger than 4194304 bytes"]);
+    place.run(&["oci:l", "d"]).failed(12, &["larger than 4194304 bytes"]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn a_ca_in_a_folder_is_trusted_for_its_host() {
         place.run(&[&format!("{host}/app:v1"), "d"]).succeeded();
         // For its host, and for no other.
         let (other, _) = serve(RegistryOptions::tls());
-        place.run(&[&format!("{}/app:v1", other.host()), "e"]).failed(1, &["not trusted"]);
+        place.run(&[&format!("{}/app:v1", other.host()), "e"]).failed(11, &["not trusted"]);
     }
     let place = Place::new();
     place.write("docker/certs.d/x/unused", "");
@@ -41,14 +41,16 @@ fn who_issued_a_certificate_is_said() {
     let place = Place::new();
     place
         .run(&["--creds", "alice:s3cret", &image, "d"])
-        .failed(1, &["TLS certificate is not trusted", &format!("CN={AUTHORITY_NAME}")])
+        .failed(11, &["TLS certificate is not trusted", &format!("CN={AUTHORITY_NAME}")])
         .hints(&format!("certs.d/{}/ca.crt", registry.host()));
     // Whoever answered is not trusted: nothing was told to it.
     for request in registry.requests() {
         assert_eq!((request.path.as_str(), request.authorization()), ("/v2/", None), "{request:?}");
     }
     place.write("other.pem", Authority::new().ca_pem);
-    place.run(&["--ca-cert", "other.pem", &image, "d"]).failed(1, &["not trusted", AUTHORITY_NAME]);
+    place
+        .run(&["--ca-cert", "other.pem", &image, "d"])
+        .failed(11, &["not trusted", AUTHORITY_NAME]);
     place.run(&["--ca-cert", registry.ca_file().to_str().unwrap(), &image, "d"]).succeeded();
 }
 
@@ -59,7 +61,7 @@ fn a_name_that_the_certificate_does_not_have() {
     let (host, ca) = (registry.host(), &registry.authority().ca_pem);
     let place = Place::new();
     place.write(&format!(".docker/certs.d/{host}/ca.crt"), ca);
-    place.run(&[&format!("{host}/app:v1"), "d"]).failed(1, &["not trusted", "\"127.0.0.2\""]);
+    place.run(&[&format!("{host}/app:v1"), "d"]).failed(11, &["not trusted", "\"127.0.0.2\""]);
 }
 
 #[test]
@@ -71,7 +73,7 @@ fn plain_http_is_told_from_broken_tls() {
     let mut command = place.command(&["registry.test:5000/app:v1", "d"]);
     command.env("HTTPS_PROXY", proxy.url());
     Run::of(command)
-        .failed(1, &["cannot reach registry registry.test:5000", "plain HTTP"])
+        .failed(11, &["cannot reach registry registry.test:5000", "plain HTTP"])
         .hints("--plain-http");
 }
 
@@ -125,7 +127,7 @@ fn hosts_toml_has_tls_files_of_its_own() {
     );
     place.run(&["quay.io/app:v1", "e"]).succeeded();
     place.hosts_toml("quay.io", &format!("server = \"{host}\"\nclient = \"both.pem\"\n"));
-    place.run(&["quay.io/app:v1", "f"]).failed(1, &["not trusted"]);
+    place.run(&["quay.io/app:v1", "f"]).failed(11, &["not trusted"]);
     place.hosts_toml("quay.io", &format!("server = \"{host}\"\nca = \"gone.crt\"\n"));
     place.run(&["quay.io/app:v1", "f"]).failed(1, &["cannot read", "gone.crt"]);
 }
@@ -188,20 +190,20 @@ fn real_servers_with_a_private_ca_and_passwords() {
     );
 
     let image = format!("{host}/team/app:v1");
-    place.run(&[&image, "d"]).failed(1, &["not trusted", AUTHORITY_NAME]);
+    place.run(&[&image, "d"]).failed(11, &["not trusted", AUTHORITY_NAME]);
     place.write(&format!(".docker/certs.d/{host}/ca.crt"), &authority.ca_pem);
-    place.run(&[&image, "d"]).failed(1, &["wants a login"]).hints(&format!("ocipull login {host}"));
+    place.run(&[&image, "d"]).failed(9, &["wants a login"]).hints(&format!("ocipull login {host}"));
     let login = |password: &str| {
         place.write("password", password);
         let mut command = place.command(&["login", "-u", "alice", "--password-stdin", &host]);
         command.stdin(std::fs::File::open(place.path("password")).unwrap());
         Run::of(command)
     };
-    login("wrong").failed(1, &["access denied", "\"alice\""]);
+    login("wrong").failed(9, &["access denied", "\"alice\""]);
     login("s3cret").succeeded();
     place.run(&[&image, "d"]).succeeded();
-    place.run(&[&format!("{host}/team/none:v1"), "e"]).failed(1, &["no repository \"team/none\""]);
-    place.run(&[&format!("{host}/team/app:v2"), "e"]).failed(1, &["has no \"v2\""]).hints("v1");
+    place.run(&[&format!("{host}/team/none:v1"), "e"]).failed(8, &["no repository \"team/none\""]);
+    place.run(&[&format!("{host}/team/app:v2"), "e"]).failed(8, &["has no \"v2\""]).hints("v1");
 
     // nginx in front of it, as the mirror of another name. What skopeo reads, it finds too.
     let mirror = Nginx::start(

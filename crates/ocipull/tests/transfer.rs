@@ -126,11 +126,12 @@ fn what_may_pass_is_tried_again() {
 
 #[test]
 fn what_will_stay_is_asked_once() {
-    for code in [400, 403, 404, 405, 410, 416, 501] {
+    for (code, exit_code) in [(400, 1), (403, 9), (404, 8), (405, 1), (410, 1), (416, 1), (501, 1)]
+    {
         let (registry, layers) = serve(&[1000]);
         registry.inject(Rule::new(Fault::status(code, "NO")).path(&layers[0]));
         let place = Place::new();
-        place.run(&[&image(&registry), "d"]).failed(1, &[&code.to_string()]);
+        place.run(&[&image(&registry), "d"]).failed(exit_code, &[&code.to_string()]);
         assert_eq!(fetches(&registry, &layers[0]), [(code, None)]);
     }
     let (registry, layers) = serve(&[1000]);

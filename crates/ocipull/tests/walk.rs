@@ -171,7 +171,7 @@ fn the_platform_is_chosen_and_may_be_named() {
     }
     place
         .run(&[&image, "d", "--platform", "linux/riscv64"])
-        .failed(1, &["linux/riscv64", "linux/s390x, linux/arm64, linux/arm/v6"])
+        .failed(10, &["linux/riscv64", "linux/s390x, linux/arm64, linux/arm/v6"])
         .hints("--platform linux/s390x");
 }
 
@@ -238,7 +238,7 @@ fn a_bundle_gets_its_rootfs_and_the_record_beside_it() {
     assert_eq!(place.record("pod/rootfs")["reference"], image);
     place.run(&[&image, "--bundle", "pod"]).succeeded().says("up to date");
     // One that was made for nothing is gone again.
-    place.run(&[&format!("{}/app:none", registry.host()), "--bundle", "other"]).failed(1, &["404"]);
+    place.run(&[&format!("{}/app:none", registry.host()), "--bundle", "other"]).failed(8, &["404"]);
     assert_eq!(place.names(), ["pod"]);
 }
 
@@ -267,4 +267,29 @@ fn a_layer_that_an_image_has_twice_is_applied_twice() {
     assert!(place.path("d/g").exists());
     common::assert_absent(&place.path("d/f"));
     assert_eq!(place.record("d")["layers"].as_array().unwrap().len(), 5);
+}
+
+/// As registries and builders really mix them. Where a descriptor says that others have the blob
+/// too, they are not asked: what they are is the image's word alone.
+#[test]
+fn mixed_types_make_an_image_and_foreign_urls_are_not_followed() {
+    let registry = Registry::start(RegistryOptions::default());
+    let elsewhere = Registry::start(RegistryOptions::default());
+    for config_type in ["application/octet-stream", "text/plain", media::DOCKER_CONFIG] {
+        let urls = [elsewhere.base_url(), "http://169.254.169.254/latest/meta-data".into()];
+        common::small_image()
+            .edit_manifest(move |manifest| {
+                manifest["config"]["mediaType"] = config_type.into();
+                manifest["layers"][0]["mediaType"] =
+                    "application/vnd.docker.image.rootfs.diff.tar.gzip".into();
+                manifest["layers"][1]["mediaType"] =
+                    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".into();
+                manifest["layers"][1]["urls"] = urls.clone().into();
+            })
+            .push(&registry, "app", "v1");
+        let place = Place::new();
+        place.run(&[&format!("{}/app:v1", registry.host()), "d"]).succeeded();
+        assert_eq!(std::fs::read_to_string(place.path("d/etc/more")).unwrap(), "upper\n");
+    }
+    assert_eq!(elsewhere.connections(), 0);
 }

@@ -14,6 +14,7 @@ use super::shape::ShapeError;
 use super::tar::TarError;
 use super::turns::Stopped;
 use crate::decompress::DecompressError;
+use crate::exit::{EXIT_DAMAGED, EXIT_OVER_LIMIT};
 
 /// Why a root filesystem could not be made, replaced or removed.
 #[derive(Debug, thiserror::Error)]
@@ -275,11 +276,21 @@ impl Explain for ApplyError {
             Self::Entry { source, .. } | Self::Metadata { source, .. } => {
                 return entry_hint(source);
             }
-            Self::Directory { source, .. } => return sys_hint(source),
+            Self::Directory { source, .. } => {
+                return sys_hint(source).or_else(|| place_hint(source));
+            }
             Self::DiffId { .. } => "the image is damaged or was tampered with; pull it anew",
             _ => return None,
         };
         Some(hint.into())
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::DiffId { .. } => EXIT_DAMAGED,
+            _ if limit_passed(self).is_some() || is_past_fixed_limit(self) => EXIT_OVER_LIMIT,
+            _ => 1,
+        }
     }
 }
 
@@ -308,6 +319,22 @@ fn limit_passed(error: &ApplyError) -> Option<&'static str> {
     }
 }
 
+/// Whether it was a limit that nobody can raise: no image in use comes near it.
+fn is_past_fixed_limit(error: &ApplyError) -> bool {
+    let ApplyError::Entry { source, .. } = error else { return false };
+    matches!(
+        **source,
+        EntryError::Name(NameError::TooLong(_))
+            | EntryError::Shape(
+                ShapeError::TooLong
+                    | ShapeError::TooManyBytes(_)
+                    | ShapeError::TooMuchWalked
+                    | ShapeError::TooManyLinks
+            )
+            | EntryError::TooManyXattrs { .. }
+    )
+}
+
 fn limit_of_headers(error: &TarError) -> Option<&'static str> {
     matches!(error, TarError::TooLarge { .. }).then_some("header-bytes")
 }
@@ -318,6 +345,16 @@ fn limit_of_stream(error: &io::Error) -> Option<&'static str> {
         (Some(DecompressError::Bomb { .. }), _) => Some("expansion-ratio"),
         (_, limit) => limit.map(LimitError::name),
     }
+}
+
+/// For the directory that DEST is to stand in.
+fn place_hint(error: &SysError) -> Option<String> {
+    let hint = match error.errno() {
+        Errno::ENOENT | Errno::ENOTDIR => "check the path: no directory can be made there",
+        Errno::EROFS => "name a destination on a file system that can be written",
+        _ => return None,
+    };
+    Some(hint.into())
 }
 
 fn sys_hint(error: &SysError) -> Option<String> {

@@ -141,7 +141,7 @@ impl Cache {
         match root.and_then(|root| Self::open(&root, Arc::clone(observer))) {
             Ok(cache) => Some(Arc::new(cache)),
             Err(error) => {
-                let text = format!("notice: going on without a cache: {}", chain(&error));
+                let text = format!("going on without a cache: {}", chain(&error));
                 observer.observe(&Event::Notice(&text));
                 None
             }
@@ -269,7 +269,7 @@ impl Cache {
     pub(crate) fn give_up(&self, what: &str, error: &io::Error) {
         if !self.given_up.swap(true, Ordering::Relaxed) {
             let root = self.root.display();
-            let text = format!("notice: cannot write {what} into the cache {root}: {error}");
+            let text = format!("cannot write {what} into the cache {root}: {error}");
             self.observer.observe(&Event::Notice(&text));
         }
     }

@@ -22,7 +22,8 @@ pub(crate) use digest::TypedDigest;
 pub(crate) use inspect::TypedInspect;
 pub(crate) use tags::TypedTags;
 
-use crate::cli::{CliError, Image, Output, TypedRegistry};
+use crate::cli::{CliError, Image, TypedRegistry};
+use crate::output::TypedTrace;
 use crate::progress::Display;
 
 /// Which of them.
@@ -41,9 +42,8 @@ pub(crate) struct TypedQuery {
     image: String,
     #[command(flatten)]
     registry: TypedRegistry,
-    /// Print a line a request on standard error
-    #[arg(short, long)]
-    verbose: bool,
+    #[command(flatten)]
+    trace: TypedTrace,
 }
 
 /// Why an image could not be shown.
@@ -106,8 +106,7 @@ struct Query {
 
 impl TypedQuery {
     fn meaning(self) -> Result<Query, CliError> {
-        let output = if self.verbose { Output::Verbose } else { Output::Normal };
-        let display = Display::new(output);
+        let display = Display::new(self.trace.meaning());
         let image = Image::new(self.image, self.registry.meaning()?)?;
         if let Some(note) = image.note() {
             display.say(&note);

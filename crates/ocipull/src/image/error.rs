@@ -1,5 +1,8 @@
 //! Why a manifest, an index or a config is refused.
 
+use ctsys::report::Explain;
+
+use crate::exit::{EXIT_DAMAGED, EXIT_NO_PLATFORM};
 use crate::platform::Platform;
 use crate::verify::VerifyError;
 
@@ -89,9 +92,8 @@ pub enum ImageError {
     },
 }
 
-impl ImageError {
-    /// The remedy, in one line.
-    pub fn hint(&self) -> Option<String> {
+impl Explain for ImageError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoPlatform { got, .. } => {
                 let first = got.first()?;
@@ -105,6 +107,14 @@ impl ImageError {
             }
             _ => return None,
         })
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoPlatform { .. } => EXIT_NO_PLATFORM,
+            Self::Inline { .. } => EXIT_DAMAGED,
+            _ => 1,
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use ctsys::SysError;
 use ctsys::report::Explain;
 
-use crate::verify::{EXIT_DAMAGED, VerifyError};
+use crate::exit::{EXIT_DAMAGED, EXIT_NOT_FOUND, EXIT_OVER_LIMIT};
+use crate::verify::VerifyError;
 
 /// How many names an error lists.
 const MAX_SHOWN_NAMES: usize = 10;
@@ -159,6 +160,8 @@ impl Explain for LocalError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Content(_) => EXIT_DAMAGED,
+            Self::NoImage { .. } => EXIT_NOT_FOUND,
+            Self::TooLarge { .. } => EXIT_OVER_LIMIT,
             Self::Blob { source, .. } | Self::File { source, .. } => source.exit_code(),
             _ => 1,
         }

@@ -8,6 +8,7 @@ use url::Url;
 use super::dns::Resolver;
 use super::error::{Cause, Phase, RegistryError};
 use super::target::is_loopback;
+use super::timing::TimedConnections;
 use super::tls::Tls;
 
 /// What may have come of all answers of an HTTP/2 connection that nobody has read yet: as much as there
@@ -118,7 +119,8 @@ impl ClientKind {
             .tls_danger_accept_invalid_certs(self.tls.skip_verify)
             .tls_info(self.inspects)
             .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .dns_resolver(Arc::clone(&clients.resolver));
+            .dns_resolver(Arc::clone(&clients.resolver))
+            .connector_layer(TimedConnections);
         if let Some(pem) = self.tls.identity.as_ref().filter(|_| self.https) {
             builder = builder.identity(reqwest::Identity::from_pem(pem).map_err(unusable)?);
         }

@@ -5,9 +5,11 @@ use std::sync::OnceLock;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::net::NetError;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::target::is_link_local_address;
+use super::timing;
 
 /// Why a name has no usable address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +22,13 @@ pub enum DnsError {
         /// Why.
         reason: String,
     },
-    /// No name server knows it, or none answers.
+    /// No name server answers.
+    #[error("cannot resolve {name:?}: timed out looking up the name: no name server answers")]
+    TimedOut {
+        /// The host.
+        name: String,
+    },
+    /// No name server knows it.
     #[error("cannot resolve {name:?}: {reason}")]
     Lookup {
         /// The host.
@@ -49,11 +57,13 @@ impl Resolve for Resolver {
         let system = std::sync::Arc::clone(&self.system);
         Box::pin(async move {
             let name = name.as_str();
+            timing::looks_up();
             let found = if name == "localhost" || name.ends_with(".localhost") {
                 vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
             } else {
                 look_up(&system, name).await?
             };
+            timing::looked_up();
             // The port is the URL's.
             let usable: Vec<SocketAddr> = found
                 .into_iter()
@@ -69,10 +79,8 @@ impl Resolve for Resolver {
 }
 
 async fn look_up(system: &OnceLock<TokioResolver>, name: &str) -> Result<Vec<IpAddr>, DnsError> {
-    let configuration = |error: hickory_resolver::net::NetError| DnsError::Configuration {
-        name: name.into(),
-        reason: error.to_string(),
-    };
+    let configuration =
+        |error: NetError| DnsError::Configuration { name: name.into(), reason: error.to_string() };
     let resolver = match system.get() {
         Some(resolver) => resolver,
         None => {
@@ -82,9 +90,17 @@ async fn look_up(system: &OnceLock<TokioResolver>, name: &str) -> Result<Vec<IpA
             system.get_or_init(|| made)
         }
     };
-    let found = resolver.lookup_ip(name).await.map_err(|error| DnsError::Lookup {
-        name: name.into(),
-        reason: if error.is_no_records_found() { "no such host".into() } else { error.to_string() },
-    })?;
+    let found = resolver.lookup_ip(name).await.map_err(|error| failed(name, &error))?;
     Ok(found.iter().collect())
+}
+
+fn failed(name: &str, error: &NetError) -> DnsError {
+    let name = name.to_owned();
+    match error {
+        NetError::Timeout => DnsError::TimedOut { name },
+        error if error.is_no_records_found() => {
+            DnsError::Lookup { name, reason: "no such host".into() }
+        }
+        other => DnsError::Lookup { name, reason: other.to_string() },
+    }
 }

@@ -8,6 +8,7 @@
 //! credentials  registry -> login, from --creds, files and helpers
 //! challenge    WWW-Authenticate -> ways in
 //! target       what may be asked of a URL, and how it is shown
+//! timing       how long each step of a request took
 //! dns          host name -> addresses
 //! retry_after  how long a registry wants to be left alone
 //! pace         whether a body comes fast enough to end
@@ -50,6 +51,7 @@ mod retry_after;
 mod tag_list;
 mod tags;
 mod target;
+mod timing;
 mod tls;
 mod transport;
 
@@ -63,10 +65,7 @@ pub use client::Timeouts;
 pub use config::{ConfigError, ConfigSources, RegistriesFile};
 pub use credentials::{AuthFile, CredentialError, CredentialSources, Login, Secret, default_files};
 pub use dns::DnsError;
-pub use error::{
-    Cause, EXIT_DAMAGED, EXIT_RATE_LIMITED, EXIT_TIMED_OUT, Missing, Phase, Problem, RegistryError,
-    ServerWords,
-};
+pub use error::{Cause, Missing, Phase, Problem, RegistryError, ServerWords};
 pub use helper::HelperError;
 pub(crate) use retry::Attempts;
 pub use retry::RetryPolicy;
@@ -183,8 +182,7 @@ impl Registry {
         options: &RegistryOptions,
         observer: Arc<dyn Observer>,
     ) -> Result<Arc<Shared>, RegistryError> {
-        // Fails when it is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        timing::install_crypto();
         let ca = match &options.ca_pem {
             None => None,
             Some(pem) => Some(tls::certificates("--ca-cert".as_ref(), pem.clone())?),

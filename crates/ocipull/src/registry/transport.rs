@@ -20,6 +20,7 @@ use super::notices::Notices;
 use super::pace::Pace;
 use super::retry_after;
 use super::target::{authority, is_link_local, is_loopback, same_origin, shown};
+use super::timing::Clock;
 use super::tls::Tls;
 use crate::event::{Event, Exchange, Observer};
 
@@ -135,24 +136,25 @@ impl Transport {
         if let Some(authorization) = &ask.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let started = Instant::now();
+        let clock = Clock::start();
         let url = shown(&ask.url, ask.foreign);
         let method = ask.method.as_str();
         let Timeouts { connect, stall } = self.timeouts().for_host(&ask.tls);
         // The connecting has a limit of its own.
-        let cause = match tokio::time::timeout(connect + stall, request.send()).await {
+        let sending = clock.scope(request.send());
+        let cause = match tokio::time::timeout(connect + stall, sending).await {
             Ok(Ok(response)) => {
                 if !ask.foreign {
                     let host = authority(&ask.url);
                     self.notices.tell(&host, response.headers(), self.observer.as_ref());
                 }
-                return Ok(Answer::new(response, ask.method, url, started, self));
+                return Ok(Answer::new(response, ask.method, url, &clock, self));
             }
             // Nothing was asked yet: the error is all there is to tell.
             Ok(Err(error)) if error.is_connect() => {
                 return Err(RegistryError::Unreachable {
                     host: authority(&ask.url),
-                    cause: Cause::of(error, Phase::Connect, connect),
+                    cause: Cause::of(error, clock.waits_for(), connect),
                 });
             }
             Ok(Err(error)) => Cause::of(error, Phase::Answer, stall),
@@ -165,7 +167,8 @@ impl Transport {
             content_type: None,
             digest: None,
             bytes: 0,
-            elapsed: started.elapsed(),
+            elapsed: clock.started().elapsed(),
+            timing: clock.unanswered(),
         }));
         Err(RegistryError::Broken { method, url, cause })
     }
@@ -239,7 +242,7 @@ impl Answer {
         response: reqwest::Response,
         method: Method,
         url: String,
-        started: Instant,
+        clock: &Clock,
         transport: &Transport,
     ) -> Self {
         let exchange = Exchange {
@@ -250,8 +253,9 @@ impl Answer {
             digest: None,
             bytes: 0,
             elapsed: Duration::ZERO,
+            timing: clock.answered(),
         };
-        let stall = transport.timeouts().stall;
+        let (started, stall) = (clock.started(), transport.timeouts().stall);
         let (pace, observer) = (Pace::new(stall), Arc::clone(&transport.observer));
         let mut answer = Self { response, exchange, started, pace, stall, observer };
         let short = |text: &str| text.chars().take(MAX_SHOWN_HEADER_BYTES).collect();

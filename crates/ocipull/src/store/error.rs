@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use ctsys::SysError;
 use ctsys::report::Explain;
 
+use crate::exit::EXIT_DAMAGED;
 use crate::local::LocalError;
-use crate::verify::{EXIT_DAMAGED, VerifyError};
+use crate::verify::VerifyError;
 
 /// Why a layout could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -50,8 +50,12 @@ pub enum Cause {
 /// What a connection was waited on for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// For itself, TLS included.
+    /// For the addresses of its host's name.
+    LookUp,
+    /// For TCP, and for what a proxy does.
     Connect,
+    /// For TLS.
+    Handshake,
     /// For the answer to a request.
     Answer,
     /// For more of the answer's body.
@@ -61,7 +65,9 @@ pub enum Phase {
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::LookUp => "looking up the name",
             Self::Connect => "while connecting",
+            Self::Handshake => "within the TLS handshake",
             Self::Answer => "waiting for the answer",
             Self::Body => "within the answer",
         })

@@ -2,14 +2,13 @@
 
 use ctsys::report::Explain;
 
-use crate::verify::EXIT_DAMAGED;
+use crate::exit::{
+    EXIT_DAMAGED, EXIT_DENIED, EXIT_NOT_FOUND, EXIT_NOT_TRUSTED, EXIT_OVER_LIMIT,
+    EXIT_RATE_LIMITED, EXIT_TIMED_OUT,
+};
 
-use super::{Cause, Missing, RegistryError};
-
-/// The program's exit code when a registry wants to be left alone.
-pub const EXIT_RATE_LIMITED: u8 = 3;
-/// The program's exit code when a network takes too long.
-pub const EXIT_TIMED_OUT: u8 = 5;
+use super::super::dns::DnsError;
+use super::{Cause, Missing, Phase, Problem, RegistryError};
 
 impl Explain for RegistryError {
     fn hint(&self) -> Option<String> {
@@ -34,6 +33,10 @@ impl Explain for RegistryError {
             Self::NotFound { missing, .. } => missing_hint(missing),
             Self::Status { status: 500.., .. } => "the registry has a problem: try later".into(),
             Self::Status { .. } => "check that the host is a container registry".into(),
+            Self::Refused { problem: Problem::TooLarge { .. }, .. } => {
+                "no image in use has one as large: name another image, or ask who publishes it"
+                    .into()
+            }
             Self::Refused { .. } => {
                 "the registry or its mirror is misconfigured, or not to be trusted".into()
             }
@@ -62,8 +65,16 @@ impl Explain for RegistryError {
         match self {
             Self::Busy { status: 429, .. } => EXIT_RATE_LIMITED,
             Self::Content { .. } => EXIT_DAMAGED,
+            Self::NotFound { .. } => EXIT_NOT_FOUND,
+            Self::LoginNeeded { .. } | Self::Denied { .. } => EXIT_DENIED,
+            Self::Refused { problem: Problem::TooLarge { .. }, .. } => EXIT_OVER_LIMIT,
             Self::Unreachable { cause, .. } | Self::Broken { cause, .. } => match cause {
-                Cause::TimedOut { .. } | Cause::Slow { .. } => EXIT_TIMED_OUT,
+                Cause::TimedOut { .. }
+                | Cause::Slow { .. }
+                | Cause::Dns(DnsError::TimedOut { .. }) => EXIT_TIMED_OUT,
+                Cause::PlainHttp | Cause::UnknownIssuer(_) | Cause::Certificate(_) => {
+                    EXIT_NOT_TRUSTED
+                }
                 _ => 1,
             },
             Self::Everywhere { source, .. } => source.exit_code(),
@@ -86,7 +97,9 @@ fn missing_hint(missing: &Missing) -> String {
 
 fn unreachable_hint(cause: &Cause, host: &str) -> String {
     match cause {
-        Cause::Dns(_) => "check the registry's name, and the network's name servers".into(),
+        Cause::Dns(_) | Cause::TimedOut { phase: Phase::LookUp, .. } => {
+            "check the registry's name, and the network's name servers".into()
+        }
         Cause::UnknownIssuer(_) => format!(
             "trust the CA: --ca-cert FILE, or keep it as ~/.config/containers/certs.d/{host}/ca.crt; \
              --insecure skips the check"

@@ -13,9 +13,7 @@ use super::tag_list::TagsProblem;
 use super::transport::Answer;
 use crate::verify::VerifyError;
 
-pub use crate::verify::EXIT_DAMAGED;
 pub use cause::{Cause, Phase};
-pub use hint::{EXIT_RATE_LIMITED, EXIT_TIMED_OUT};
 
 /// A server's own words are shown up to this many characters: enough for a sentence.
 const MAX_SHOWN_MESSAGE_CHARS: usize = 300;
