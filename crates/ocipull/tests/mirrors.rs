@@ -217,6 +217,15 @@ fn mirrors_are_not_looked_for_on_the_link() {
     place.run(&[&image, "d"]).succeeded().says("link-local address 169.254.169.254");
     place.hosts_toml("quay.io", "server = \"http://[fe80::1]\"\n");
     place.run(&["quay.io/app", "e"]).failed(1, &["link-local"]);
+    // Nor by a name that leads there.
+    place.write("hosts", "169.254.169.254 meta.example\nfe80::1 meta.example\n");
+    let inner = place.command(&["--plain-http", "meta.example/app", "e"]);
+    let mut command = std::process::Command::new("unshare");
+    let setup = "mount --bind hosts /etc/hosts && exec \"$@\"";
+    command.args(["-m", "sh", "-c", setup, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    command.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(place.path(""));
+    Run::of(command).failed(1, &["\"meta.example\"", "link-local addresses only"]);
 }
 
 #[test]

@@ -54,6 +54,25 @@ fn who_issued_a_certificate_is_said() {
     place.run(&["--ca-cert", registry.ca_file().to_str().unwrap(), &image, "d"]).succeeded();
 }
 
+/// The system's bundle, as distributions keep it, and one that the environment names instead.
+#[test]
+fn the_systems_cas_are_trusted() {
+    let (registry, _) = serve(RegistryOptions::tls());
+    let image = format!("{}/app:v1", registry.host());
+    let place = Place::new();
+    let mut command = place.command(&[&image, "d"]);
+    command.env("SSL_CERT_FILE", registry.ca_file());
+    Run::of(command).succeeded();
+    let inner = place.command(&[&image, "e"]);
+    let mut command = std::process::Command::new("unshare");
+    let setup = "mount --bind \"$0\" /etc/ssl/certs/ca-certificates.crt && exec \"$@\"";
+    command.args(["-m", "sh", "-c", setup]).arg(registry.ca_file());
+    command.arg(inner.get_program()).args(inner.get_args()).current_dir(place.path(""));
+    command.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Run::of(command).succeeded();
+    place.run(&[&image, "f"]).failed(11, &["not trusted"]);
+}
+
 #[test]
 fn a_name_that_the_certificate_does_not_have() {
     let addr = "127.0.0.2:0".parse().unwrap();

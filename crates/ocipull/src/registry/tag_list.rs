@@ -31,7 +31,7 @@ pub enum TagsProblem {
     /// A next page that is not the registry's own list.
     #[error("the next page is said to be at {0}, want the same list")]
     Elsewhere(String),
-    /// Past [`MAX_TAGS`] or [`MAX_PAGES`].
+    /// Past `MAX_TAGS` or `MAX_PAGES`.
     #[error("the repository has more than {MAX_TAGS} tags, or pages without end")]
     TooMany,
 }
