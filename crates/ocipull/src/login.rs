@@ -9,7 +9,8 @@ use ocipull::host::{DEFAULT_REGISTRY, RegistryHost};
 use ocipull::registry::login::{self, Keeper};
 use ocipull::registry::{AuthFile, CredentialError, Login, RegistryError, RegistryOptions, Secret};
 
-use crate::cli::{CliError, TypedAccess, auth_files};
+use crate::access::{TypedAccess, auth_files};
+use crate::cli::CliError;
 use crate::output::{Output, TypedTrace};
 use crate::password;
 use crate::progress::Display;

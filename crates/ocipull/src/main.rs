@@ -1,5 +1,6 @@
 //! The `ocipull` command: parse, run, report.
 
+mod access;
 mod cache_command;
 mod changes;
 mod cli;

@@ -22,7 +22,8 @@ pub(crate) use digest::TypedDigest;
 pub(crate) use inspect::TypedInspect;
 pub(crate) use tags::TypedTags;
 
-use crate::cli::{CliError, Image, TypedRegistry};
+use crate::access::TypedRegistry;
+use crate::cli::{CliError, Image};
 use crate::output::TypedTrace;
 use crate::progress::Display;
 
