@@ -162,7 +162,9 @@ struct BarsOnly(Arc<Display>);
 
 impl Observer for BarsOnly {
     fn observe(&self, event: &Event<'_>) {
-        if io::stderr().is_terminal() || matches!(event, Event::Exchange(_) | Event::Notice(_)) {
+        if io::stderr().is_terminal()
+            || matches!(event, Event::Exchange(_) | Event::Unreached(_) | Event::Notice(_))
+        {
             self.0.observe(event);
         }
     }

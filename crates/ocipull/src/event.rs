@@ -23,6 +23,9 @@ impl Observer for Silent {
 pub enum Event<'a> {
     /// A request and its answer are over.
     Exchange(&'a Exchange),
+    /// A request that was never sent, as no connection was made. Not always a failure: whether a
+    /// registry on this machine speaks TLS is found out so.
+    Unreached(&'a Exchange),
     /// Something that the user should know and that is no failure. Not escaped for a terminal.
     Notice(&'a str),
     /// A request failed and is sent again after a wait.

@@ -96,6 +96,11 @@ impl Display {
     fn observe_for_program(&self, event: &Event<'_>) {
         match event {
             Event::Exchange(exchange) => write(&Line::Request((*exchange).into())),
+            Event::Unreached(exchange) => {
+                if self.output.timing {
+                    write(&Line::Request((*exchange).into()));
+                }
+            }
             Event::Notice(text) => write(&Line::Message { text }),
             Event::Retry { why, attempt, attempts, wait } => {
                 let (attempt, attempts) = (*attempt, *attempts);
@@ -140,6 +145,11 @@ impl Observer for Display {
                 if self.output.requests {
                     self.say(&request_line(exchange));
                 }
+                if self.output.timing {
+                    self.say(&timing_line(exchange));
+                }
+            }
+            Event::Unreached(exchange) => {
                 if self.output.timing {
                     self.say(&timing_line(exchange));
                 }

@@ -127,7 +127,7 @@ fn confined(child: &Child) -> BTreeMap<String, usize> {
 
 #[test]
 fn limits_are_raised_and_lowered_by_name() {
-    let (_registry, name, _) = serve();
+    let (registry, name, _) = serve();
     for (limit, words) in [
         ("entries=3", "more than 3 entries"),
         ("total-bytes=4K", "larger than 4096 bytes"),
@@ -142,6 +142,13 @@ fn limits_are_raised_and_lowered_by_name() {
     place.run(&["--limit", "size=1", &name, "d"]).failed(2, &["unknown limit"]).hints("entries");
     place.run(&["--limit", "entries=x", &name, "d"]).failed(2, &["want a number"]);
     place.run(&["--limit", "entries=3", "--limit", "entries=1M", &name, "d"]).succeeded();
+    // A header longer than anybody's reader takes, where it is asked for.
+    let long = LayerBuilder::new().file("a", "").pax("comment", "c".repeat(2 << 20));
+    let image = Image::new().layer(long.build(Compression::Gzip));
+    image.push(&registry, "app", "long");
+    let long = format!("{}/app:long", registry.host());
+    place.run(&[&long, "long"]).failed(12, &["is too large"]).hints("--limit header-bytes=");
+    place.run(&["--limit", "header-bytes=3M", &long, "long"]).succeeded();
     let run: Run = place.run(&["--jobs", "0", &name, "d"]);
     assert_eq!(run.code, Some(2), "{run}");
 }

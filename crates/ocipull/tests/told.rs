@@ -89,6 +89,21 @@ fn timing_is_a_line_a_request_of_every_command() {
     }
 }
 
+/// As curl's `--write-out` has it: what was reached has its time, the rest a dash.
+#[test]
+fn a_request_that_reaches_nobody_has_its_line_too() {
+    let place = Place::new();
+    let image = format!("{}/app:v1", common::free_port());
+    let refused = ["--retries", "0", "--plain-http", &image, "d"];
+    let run = place.run(&[&["--timing"][..], &refused].concat());
+    let line = run.stderr.lines().find(|line| line.starts_with("timing: HEAD "));
+    let line = line.unwrap_or_else(|| panic!("no line: {run}"));
+    assert!(line.contains(" failed: lookup -, connect -, TLS -, first byte -, total "), "{run}");
+    // Without the option the error alone tells of it.
+    let run = place.run(&[&["-v"][..], &refused].concat());
+    assert!(!run.stderr.lines().any(|line| line.starts_with("HEAD ")), "{run}");
+}
+
 #[test]
 fn a_program_is_told_all() {
     let (registry, layers) = transfer_support::serve(&[300_000, 20_000]);

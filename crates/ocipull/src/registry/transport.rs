@@ -150,26 +150,17 @@ impl Transport {
                 }
                 return Ok(Answer::new(response, ask.method, url, &clock, self));
             }
-            // Nothing was asked yet: the error is all there is to tell.
             Ok(Err(error)) if error.is_connect() => {
-                return Err(RegistryError::Unreachable {
-                    host: authority(&ask.url),
-                    cause: Cause::of(error, clock.waits_for(), connect),
-                });
+                let cause = Cause::of(error, clock.waits_for(), connect);
+                let exchange = unanswered(method, &url, &cause, &clock);
+                self.observer.observe(&Event::Unreached(&exchange));
+                return Err(RegistryError::Unreachable { host: authority(&ask.url), cause });
             }
             Ok(Err(error)) => Cause::of(error, Phase::Answer, stall),
             Err(_) => Cause::TimedOut { phase: Phase::Answer, after: stall },
         };
-        self.observer.observe(&Event::Exchange(&Exchange {
-            method,
-            url: url.clone(),
-            status: Err(cause.to_string()),
-            content_type: None,
-            digest: None,
-            bytes: 0,
-            elapsed: clock.started().elapsed(),
-            timing: clock.unanswered(),
-        }));
+        let exchange = unanswered(method, &url, &cause, &clock);
+        self.observer.observe(&Event::Exchange(&exchange));
         Err(RegistryError::Broken { method, url, cause })
     }
 
@@ -189,6 +180,20 @@ impl Transport {
         let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
         let name = certificate.issuer().to_string();
         Some(name.chars().take(MAX_SHOWN_HEADER_BYTES).collect())
+    }
+}
+
+/// What is to be told of a request without an answer.
+fn unanswered(method: &'static str, url: &str, cause: &Cause, clock: &Clock) -> Exchange {
+    Exchange {
+        method,
+        url: url.to_owned(),
+        status: Err(cause.to_string()),
+        content_type: None,
+        digest: None,
+        bytes: 0,
+        elapsed: clock.started().elapsed(),
+        timing: clock.unanswered(),
     }
 }
 
