@@ -53,11 +53,16 @@ fn a_requests_steps_come_one_after_the_other() {
         assert_eq!(tls.is_some(), has_tls, "{run}");
         assert!(!has_tls || connect < tls, "{run}");
         assert!(tls.or(connect) < first_byte && first_byte <= total, "{run}");
-        // The next ones use that connection.
-        assert_eq!(registry.connections(), 1, "{run}");
+        // The next ones find that connection, so their first step is the answer's first byte;
+        // but one that asks before the connection is back begins a new one beside it, and takes
+        // whichever is there first. That one has the steps that it got to, in their order.
+        let begun: Vec<_> = requests[1..].iter().filter(|r| steps(r)[0].is_some()).collect();
+        assert!(begun.len() < requests.len() - 1, "{run}");
+        assert!(registry.connections() <= 1 + begun.len(), "{run}");
         for request in &requests[1..] {
             let [lookup, connect, tls, first_byte, total] = steps(request);
-            assert_eq!([lookup, connect, tls], [None; 3], "{run}");
+            let begun: Vec<f64> = [lookup, connect, tls].into_iter().flatten().collect();
+            assert!(begun.is_sorted() && (lookup.is_some() || begun.is_empty()), "{run}");
             assert!(first_byte.is_some() && first_byte <= total, "{run}");
         }
     }
@@ -83,9 +88,9 @@ fn timing_is_a_line_a_request_of_every_command() {
             assert!(line.contains(" ms, total ") && line.contains(" bytes, "), "{run}");
             assert!(line.ends_with("B/s") || line.ends_with("bytes/s"), "{run}");
         }
-        for line in &lines[1..] {
-            assert!(line.contains(" 200: lookup -, connect -, TLS -, first byte "), "{run}");
-        }
+        // Of the later ones at least one finds the connection of the first.
+        let reused = " 200: lookup -, connect -, TLS -, first byte ";
+        assert!(requests == 1 || lines[1..].iter().any(|line| line.contains(reused)), "{run}");
     }
 }
 
