@@ -1,0 +1,39 @@
+//! One more command in a container.
+
+use clap::Args;
+
+use super::environment::environment;
+use crate::prepare::Result;
+
+/// `exec`, as typed.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Set an environment variable; without a value, to the caller's
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Working directory inside the container
+    #[arg(short, long, visible_alias = "cwd", value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// User to run as, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Give the command a terminal [default: if there is one]
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub tty: Option<bool>,
+    /// Accepted for habit's sake: standard input is always connected
+    #[arg(short, long)]
+    interactive: bool,
+    /// Id, name, or unique start of an id
+    pub container: String,
+    /// Command and arguments
+    #[arg(trailing_var_arg = true, required = true)]
+    pub command: Vec<String>,
+}
+
+impl ExecArgs {
+    /// The variables to set, as `NAME=value`.
+    pub fn environment(&self, lookup: impl Fn(&str) -> Option<String>) -> Result<Vec<String>> {
+        environment(&self.env, lookup)
+    }
+}

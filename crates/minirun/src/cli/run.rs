@@ -1,0 +1,124 @@
+//! The developer's form: what to run, and how.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::environment::environment;
+use crate::config::overrides::{Net, Overrides};
+use crate::config::volume::Volume;
+use crate::prepare::{Error, Result, RunOptions, Target};
+
+/// HOST_NAME_MAX of Linux (uname(2)).
+const MAX_HOSTNAME_BYTES: usize = 64;
+
+/// The developer's form, as typed.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Root filesystem to run; without one, the current directory is the bundle
+    #[arg(value_name = "ROOTFS", conflicts_with = "bundle")]
+    rootfs: Option<PathBuf>,
+    /// Bundle to run: a directory with rootfs/, and config.json where somebody wrote one
+    #[arg(short, long, value_name = "DIR")]
+    bundle: Option<PathBuf>,
+    /// Run without privileges, in a user namespace; containers always do
+    #[arg(long)]
+    rootless: bool,
+    /// Name of the container [default: the bundle's directory, else a drawn one]
+    #[arg(long)]
+    name: Option<String>,
+    /// Run in the background and print the container's id
+    #[arg(short, long)]
+    detach: bool,
+    /// Set an environment variable; without a value, to the caller's
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Working directory inside the container
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// User to run as, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Show a file or directory of the host inside the container
+    #[arg(short, long, value_name = "SRC:DST[:ro|rw]")]
+    volume: Vec<String>,
+    /// Network: one of its own with loopback only, or the host's [default: the config's, else none]
+    #[arg(long, visible_alias = "network", value_enum)]
+    net: Option<NetArg>,
+    /// Host name inside the container [default: the name]
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Give the command a terminal [default: if there is one]
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    tty: Option<bool>,
+    /// Accepted for habit's sake: standard input is always connected
+    #[arg(short, long)]
+    interactive: bool,
+    /// Accepted for habit's sake: a container in the foreground leaves nothing behind
+    #[arg(long, conflicts_with = "detach")]
+    rm: bool,
+    /// Do not let the root filesystem be written
+    #[arg(long)]
+    read_only: bool,
+    /// Command in place of the image's entrypoint and default arguments; empty for none
+    #[arg(long, value_name = "COMMAND")]
+    entrypoint: Option<String>,
+    /// Command and arguments [default: the image's]
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Which network, as typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum NetArg {
+    None,
+    Host,
+}
+
+impl RunArgs {
+    /// What was typed, as it is meant. `dir` is the caller's directory, `lookup` the caller's
+    /// environment.
+    pub fn into_options(
+        self,
+        dir: &Path,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<RunOptions> {
+        let target = match (self.rootfs, self.bundle) {
+            (Some(path), _) => Target::Rootfs(dir.join(path)),
+            (None, Some(path)) => Target::Bundle(dir.join(path)),
+            (None, None) => Target::Here,
+        };
+        let volumes = self.volume.iter().map(|text| Volume::parse(text, dir));
+        let overrides = Overrides {
+            command: self.command,
+            entrypoint: self.entrypoint,
+            env: environment(&self.env, lookup)?,
+            workdir: self.workdir.map(workdir).transpose()?.map(PathBuf::from),
+            user: self.user.map(|text| text.parse()).transpose().map_err(Error::User)?,
+            volumes: volumes.collect::<std::result::Result<_, _>>().map_err(Error::Volume)?,
+            net: self.net.map(|net| match net {
+                NetArg::None => Net::None,
+                NetArg::Host => Net::Host,
+            }),
+            hostname: self.hostname.map(hostname).transpose()?,
+            read_only: self.read_only,
+        };
+        Ok(RunOptions {
+            target,
+            name: self.name,
+            detach: self.detach,
+            terminal: self.tty,
+            overrides,
+        })
+    }
+}
+
+fn workdir(text: String) -> Result<String> {
+    if text.starts_with('/') { Ok(text) } else { Err(Error::Workdir(text)) }
+}
+
+fn hostname(text: String) -> Result<String> {
+    let fits = (1..=MAX_HOSTNAME_BYTES).contains(&text.len());
+    if fits { Ok(text) } else { Err(Error::Hostname(text)) }
+}

@@ -1,0 +1,113 @@
+use std::path::Path;
+
+use clap::Parser;
+
+use super::*;
+use crate::config::overrides::Net;
+use crate::prepare::{Error, RunOptions, Target};
+
+fn parse(words: &[&str]) -> std::result::Result<Cli, clap::Error> {
+    Cli::try_parse_from(["minirun"].iter().chain(words))
+}
+
+fn options(words: &[&str]) -> RunOptions {
+    let run = parse(words).unwrap().run;
+    let lookup = |name: &str| (name == "LANG").then(|| "C".to_owned());
+    run.into_options(Path::new("/d"), lookup).unwrap()
+}
+
+fn error(words: &[&str]) -> Error {
+    parse(words).unwrap().run.into_options(Path::new("/d"), |_| None).unwrap_err()
+}
+
+#[test]
+fn the_definition_is_sound() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn targets_are_told_apart() {
+    assert_eq!(options(&["--rootless"]).target, Target::Here);
+    assert_eq!(options(&["--bundle", "b"]).target, Target::Bundle("/d/b".into()));
+    assert_eq!(options(&["r"]).target, Target::Rootfs("/d/r".into()));
+    assert_eq!(options(&["./list"]).target, Target::Rootfs("/d/./list".into()));
+    assert!(matches!(parse(&["list"]).unwrap().command, Some(Command::List(_))));
+    assert!(parse(&["r", "--bundle", "b"]).is_err());
+}
+
+#[test]
+fn words_after_the_dashes_are_the_command() {
+    let here = options(&["--", "list", "-e", "x"]);
+    assert_eq!(here.target, Target::Here);
+    assert_eq!(here.overrides.command, ["list", "-e", "x"]);
+    assert_eq!(options(&["r", "--", "sh"]).overrides.command, ["sh"]);
+    assert!(parse(&["r", "sh"]).is_err(), "without dashes it would be a guess");
+}
+
+#[test]
+fn flags_mean_what_dockers_do() {
+    let o = options(&[
+        "-d",
+        "-e",
+        "A=b=c",
+        "-e",
+        "LANG",
+        "-e",
+        "NONE",
+        "-w",
+        "/srv",
+        "-u",
+        "1:2",
+        "--net",
+        "host",
+        "--hostname",
+        "h",
+        "-v",
+        "./a:/b",
+        "--read-only",
+        "--name",
+        "n",
+        "--entrypoint",
+        "",
+    ]);
+    assert!(o.detach && o.overrides.read_only);
+    assert_eq!(o.overrides.env, ["A=b=c", "LANG=C"]);
+    assert_eq!(o.overrides.workdir.as_deref(), Some(Path::new("/srv")));
+    assert_eq!(o.overrides.user.unwrap().to_string(), "1:2");
+    assert_eq!(o.overrides.net, Some(Net::Host));
+    assert_eq!(o.overrides.volumes[0].source, Path::new("/d/a"));
+    assert_eq!(o.overrides.entrypoint.as_deref(), Some(""));
+    assert_eq!(options(&["--network", "none"]).overrides.net, Some(Net::None));
+}
+
+#[test]
+fn a_terminal_is_asked_for_or_refused() {
+    assert_eq!(options(&[]).terminal, None);
+    for words in [&["-t"][..], &["-it"], &["-ti"], &["--tty", "r"], &["--tty=true"]] {
+        assert_eq!(options(words).terminal, Some(true), "{words:?}");
+    }
+    assert_eq!(options(&["--tty=false"]).terminal, Some(false));
+    assert_eq!(options(&["-t=false"]).terminal, Some(false));
+}
+
+#[test]
+fn bad_values_are_named() {
+    assert!(matches!(error(&["-e", "=x"]), Error::Variable(_)));
+    assert!(matches!(error(&["-e", ""]), Error::Variable(_)));
+    assert!(matches!(error(&["-u", "4294967295"]), Error::User(_)));
+    assert!(matches!(error(&["-v", "a:/b"]), Error::Volume(_)));
+    assert!(matches!(error(&["-w", "srv"]), Error::Workdir(_)));
+    assert!(matches!(error(&["--hostname", ""]), Error::Hostname(_)));
+    assert!(parse(&["--net", "bridge"]).is_err());
+}
+
+#[test]
+fn exec_leaves_the_commands_flags_alone() {
+    let Some(Command::Exec(exec)) = parse(&["exec", "-u", "1", "pod", "ls", "-t"]).unwrap().command
+    else {
+        unreachable!("exec was parsed as something else")
+    };
+    assert_eq!((exec.container.as_str(), exec.command.len()), ("pod", 2));
+    assert_eq!(exec.tty, None);
+}
