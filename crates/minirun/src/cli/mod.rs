@@ -6,6 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod environment;
 mod exec;
+mod ids;
+mod mounts;
+mod rights;
 mod run;
 
 pub use exec::ExecArgs;
