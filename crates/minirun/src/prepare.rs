@@ -1,6 +1,7 @@
 //! From what was asked for to a [`Launch`]: finds the root filesystem, its record and its bundle's
 //! config.json, and puts configuration and flags together.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -73,6 +74,7 @@ pub struct Prepared {
 /// Decides everything, and writes the bundle's config.json when that is minirun's.
 pub fn prepare(options: &RunOptions, caller: &Caller) -> Result<Prepared> {
     check::options(options)?;
+    let options = &*with_kept_user(options, caller);
     match &options.target {
         Target::Rootfs(path) => prepare_rootfs(options, caller, path),
         Target::Bundle(dir) => prepare_bundle(options, caller, dir),
@@ -150,8 +152,8 @@ fn prepare_rootfs(options: &RunOptions, caller: &Caller, path: &Path) -> Result<
         None => ids::usual(&mut place, caller)?,
     };
     let terminal = wants_terminal(options, caller, true);
-    let user = wanted_user(options, caller);
-    let spec = place.generate(caller, &maps, user.as_ref(), &name, terminal)?;
+    let user = options.overrides.user.as_ref();
+    let spec = place.generate(caller, &maps, user, &name, terminal)?;
     finish(options, place, spec, maps, name, terminal)
 }
 
@@ -178,8 +180,8 @@ fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<P
     };
     let maps = asked_for.map_or(usual, Ok)?;
     let terminal = wants_terminal(options, caller, true);
-    let user = wanted_user(options, caller);
-    let spec = place.generate(caller, &maps, user.as_ref(), &name, terminal)?;
+    let user = options.overrides.user.as_ref();
+    let spec = place.generate(caller, &maps, user, &name, terminal)?;
     let mut prepared = finish(options, place, spec, maps, name, terminal)?;
     if let Some(file) = file.filter(|file| former.as_ref() != Some(file))
         && !bundle::write(&dir, &file).map_err(Error::Bundle)?
@@ -293,8 +295,17 @@ fn finish(
     Ok(Prepared { launch, notes })
 }
 
-fn wanted_user(options: &RunOptions, caller: &Caller) -> Option<UserSpec> {
-    options.overrides.user.clone().or_else(|| ids::default_user(&options.ids, caller))
+/// With `keep-id` the command runs as the caller unless somebody says so, whatever image and
+/// configuration say, as with podman.
+fn with_kept_user<'a>(options: &'a RunOptions, caller: &Caller) -> Cow<'a, RunOptions> {
+    match ids::kept(&options.ids, caller).filter(|_| options.overrides.user.is_none()) {
+        None => Cow::Borrowed(options),
+        Some((uid, gid)) => {
+            let mut options = options.clone();
+            options.overrides.user = Some(UserSpec::ids(uid, gid));
+            Cow::Owned(options)
+        }
+    }
 }
 
 /// By default a terminal is used where there is one and the configuration does not object; a

@@ -14,7 +14,6 @@ use crate::caller::Caller;
 use crate::config;
 use crate::config::ids::IdChoice;
 use crate::config::value::BadValue;
-use crate::user::UserSpec;
 
 /// Entries of a root directory that are looked at for their owner: an image has some twenty.
 const MAX_OWNERS_LOOKED_AT: usize = 256;
@@ -25,27 +24,27 @@ pub(super) fn asked_for(
     place: &mut Place,
     caller: &Caller,
 ) -> Result<Option<IdMaps>> {
-    match choice {
-        IdChoice::Usual => Ok(None),
-        IdChoice::Keep { .. } if caller.uid == 0 => Err(Error::Value(BadValue::new(
+    if let IdChoice::Maps { uids, gids } = choice {
+        return by_hand(uids, gids, caller).map(Some);
+    }
+    let Some((uid, gid)) = kept(choice, caller) else { return Ok(None) };
+    if caller.uid == 0 {
+        return Err(Error::Value(BadValue::new(
             "userns",
             "keep-id",
             "root keeps all of its ids anyway",
             "leave it out, or call minirun as the user whom the container is for",
-        ))),
-        IdChoice::Keep { .. } => {
-            let (uid, gid) = kept(choice, caller);
-            Ok(Some(usual(place, caller)?.keeping(uid, gid)))
-        }
-        IdChoice::Maps { uids, gids } => by_hand(uids, gids, caller).map(Some),
+        )));
     }
+    Ok(Some(usual(place, caller)?.keeping(uid, gid)))
 }
 
-/// Who the command runs as unless somebody says so: with `keep-id` the caller, whatever the image
-/// says, as with podman.
-pub(super) fn default_user(choice: &IdChoice, caller: &Caller) -> Option<UserSpec> {
-    let is_keep = matches!(choice, IdChoice::Keep { .. });
-    is_keep.then(|| kept(choice, caller)).map(|(uid, gid)| UserSpec::ids(uid, gid))
+/// The caller's user and group inside, where they are to be kept.
+pub(super) fn kept(choice: &IdChoice, caller: &Caller) -> Option<(u32, u32)> {
+    match choice {
+        IdChoice::Keep { uid, gid } => Some((uid.unwrap_or(caller.uid), gid.unwrap_or(caller.gid))),
+        IdChoice::Usual | IdChoice::Maps { .. } => None,
+    }
 }
 
 /// Root's containers have all ids as they are, in a user namespace all the same. Another caller's
@@ -83,13 +82,6 @@ pub(super) fn of_config(spec: &Spec, caller: &Caller) -> Result<Option<IdMaps>> 
         None => Ok(IdMaps::subordinate(caller.uid, caller.gid)
             .map_err(Error::Subordinate)?
             .and_then(|granted| config::maps_of(spec, caller, Some(granted.writer)))),
-    }
-}
-
-fn kept(choice: &IdChoice, caller: &Caller) -> (u32, u32) {
-    match choice {
-        IdChoice::Keep { uid, gid } => (uid.unwrap_or(caller.uid), gid.unwrap_or(caller.gid)),
-        _ => (0, 0),
     }
 }
 
