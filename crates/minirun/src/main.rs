@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use ctsys::report::{Explain, Usage, escape, report};
 use minirun::caller::Caller;
 use minirun::cli::{Cli, Command, ExecArgs, ListArgs, ListFormat, RunArgs, SpecArgs};
@@ -15,8 +15,11 @@ use minirun::{json, lifecycle, spec_file};
 
 const PROGRAM: &str = "minirun";
 
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::parse_from_args(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => return not_understood(&error),
     };

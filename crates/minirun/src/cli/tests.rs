@@ -1,7 +1,5 @@
 use std::path::Path;
 
-use clap::Parser;
-
 use super::*;
 use crate::config::ids::IdChoice;
 use crate::config::mounts::Source;
@@ -9,7 +7,8 @@ use crate::config::overrides::Net;
 use crate::prepare::{Error, RunOptions, Target};
 
 fn parse(words: &[&str]) -> std::result::Result<Cli, clap::Error> {
-    Cli::try_parse_from(["minirun"].iter().chain(words))
+    let args = ["minirun"].iter().chain(words).map(Into::into).collect();
+    Cli::parse_from_args(args)
 }
 
 fn options(words: &[&str]) -> RunOptions {
@@ -26,6 +25,17 @@ fn error(words: &[&str]) -> Error {
 fn the_definition_is_sound() {
     use clap::CommandFactory;
     Cli::command().debug_assert();
+}
+
+#[test]
+fn no_name_of_a_subcommand_is_taken_for_a_root_filesystem() {
+    use clap::CommandFactory;
+    for command in Cli::command().get_subcommands() {
+        for name in std::iter::once(command.get_name()).chain(command.get_all_aliases()) {
+            assert!(Command::has_subcommand(name), "{name}");
+            assert!(!parse(&[name]).is_ok_and(|cli| cli.command.is_none()), "{name}");
+        }
+    }
 }
 
 #[test]
