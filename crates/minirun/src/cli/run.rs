@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::environment::environment;
+use super::limits::LimitArgs;
 use crate::config::overrides::{Net, Overrides};
 use crate::config::volume::Volume;
 use crate::prepare::{Error, Result, RunOptions, Target};
@@ -64,6 +65,8 @@ pub struct RunArgs {
     /// Command in place of the image's entrypoint and default arguments; empty for none
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Command and arguments [default: the image's]
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -103,6 +106,7 @@ impl RunArgs {
             }),
             hostname: self.hostname.map(hostname).transpose()?,
             read_only: self.read_only,
+            limits: self.limits.limits().map_err(Error::Limit)?,
         };
         Ok(RunOptions {
             target,

@@ -22,6 +22,7 @@
 
 pub mod annotations;
 pub mod image;
+pub mod limits;
 pub mod overrides;
 pub mod process;
 pub mod volume;

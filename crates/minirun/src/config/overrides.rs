@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use ctsys::idmap::IdMaps;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 
+use super::limits::Limits;
 use super::process::{add_term, change_capabilities, set_variable, user};
 use super::settable_gids;
 use super::volume::Volume;
@@ -32,6 +33,8 @@ pub struct Overrides {
     pub hostname: Option<String>,
     /// Do not let the root filesystem be written.
     pub read_only: bool,
+    /// Limits and the like.
+    pub limits: Limits,
 }
 
 /// Which network a container has.
@@ -80,6 +83,7 @@ pub fn apply(
         Some(Net::None) => own_network(spec),
         None => {}
     }
+    overrides.limits.apply(spec);
     let volumes = overrides.volumes.iter().map(Volume::to_mount);
     spec.mounts_mut().get_or_insert_default().extend(volumes);
     Ok(())

@@ -9,6 +9,7 @@ use ctsys::state::StateError;
 
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
+use crate::config::limits::LimitError;
 use crate::config::volume::VolumeError;
 use crate::user::UserError;
 
@@ -68,6 +69,9 @@ pub enum Error {
     /// A volume.
     #[error(transparent)]
     Volume(VolumeError),
+    /// A limit.
+    #[error(transparent)]
+    Limit(LimitError),
     /// A `-v` source that is not there.
     #[error("no such volume source: {path:?}")]
     Source {
@@ -153,6 +157,7 @@ impl Explain for Error {
                 format!("for a directory here write ./{text}")
             }
             Self::Volume(_) => "-v takes an existing path and where it is to appear: -v ./src:/src:ro".into(),
+            Self::Limit(error) => format!("see minirun --help for {}", error.option),
             Self::Source { .. } => "make it first; minirun makes no directories outside the container".into(),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),
