@@ -181,8 +181,7 @@ fn memory_settings(memory: &LinuxMemory) -> Result<Vec<Setting>> {
     }
     let mut all = Vec::new();
     let limit = memory.limit().unwrap_or(0);
-    for (file, bytes) in
-        [("memory.max", limit), ("memory.low", memory.reservation().unwrap_or(0))]
+    for (file, bytes) in [("memory.max", limit), ("memory.low", memory.reservation().unwrap_or(0))]
     {
         match bytes {
             0 => {}
@@ -294,10 +293,7 @@ fn rdma_settings(spec: &LinuxResources) -> Vec<Setting> {
         most.map(|most| setting("rdma.max", format!("{name} {key}={most}")))
     };
     let lines = devices.into_iter().flat_map(|(name, most)| {
-        [
-            line(name, "hca_handle", most.hca_handles()),
-            line(name, "hca_object", most.hca_objects()),
-        ]
+        [line(name, "hca_handle", most.hca_handles()), line(name, "hca_object", most.hca_objects())]
     });
     lines.flatten().collect()
 }

@@ -25,18 +25,15 @@ fn v1s_terms_become_v2s_files() {
         (json!({"cpu": {"period": 50_000}}), &["cpu.max=max 50000"]),
         (json!({"cpu": {"burst": 10, "idle": 1}}), &["cpu.max.burst=10", "cpu.idle=1"]),
         (json!({"cpu": {"cpus": "0-1", "mems": "0"}}), &["cpuset.cpus=0-1", "cpuset.mems=0"]),
-        (json!({"memory": {"limit": 100, "reservation": 50}}), &[
-            "memory.max=100",
-            "memory.low=50",
-        ]),
-        (json!({"memory": {"limit": 100, "swap": 300}}), &[
-            "memory.max=100",
-            "memory.swap.max=200",
-        ]),
-        (json!({"memory": {"limit": 100, "swap": 100}}), &[
-            "memory.max=100",
-            "memory.swap.max=0",
-        ]),
+        (
+            json!({"memory": {"limit": 100, "reservation": 50}}),
+            &["memory.max=100", "memory.low=50"],
+        ),
+        (
+            json!({"memory": {"limit": 100, "swap": 300}}),
+            &["memory.max=100", "memory.swap.max=200"],
+        ),
+        (json!({"memory": {"limit": 100, "swap": 100}}), &["memory.max=100", "memory.swap.max=0"]),
         (json!({"memory": {"limit": -1}}), &["memory.max=max", "memory.swap.max=max"]),
         (json!({"pids": {"limit": 10}}), &["pids.max=10"]),
         (json!({"pids": {"limit": -1}}), &["pids.max=max"]),
@@ -46,15 +43,15 @@ fn v1s_terms_become_v2s_files() {
                 "throttleWriteIOPSDevice": [{"major": 8, "minor": 0, "rate": 0}]}}),
             &["io.max=8:0 rbps=9", "io.max=8:0 wiops=max"],
         ),
-        (json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 9}]}), &[
-            "hugetlb.2MB.max=9",
-            "hugetlb.2MB.rsvd.max=9",
-        ]),
+        (
+            json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 9}]}),
+            &["hugetlb.2MB.max=9", "hugetlb.2MB.rsvd.max=9"],
+        ),
         (json!({"rdma": {"mlx5_1": {"hcaHandles": 3}}}), &["rdma.max=mlx5_1 hca_handle=3"]),
-        (json!({"unified": {"memory.high": "1\n", "cgroup.max.depth": "2"}}), &[
-            "cgroup.max.depth=2",
-            "memory.high=1",
-        ]),
+        (
+            json!({"unified": {"memory.high": "1\n", "cgroup.max.depth": "2"}}),
+            &["cgroup.max.depth=2", "memory.high=1"],
+        ),
     ] {
         assert_eq!(lines(json.clone()), want, "{json}");
     }
