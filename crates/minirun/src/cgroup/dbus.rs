@@ -24,6 +24,8 @@ const METHOD_CALL: u8 = 1;
 const METHOD_RETURN: u8 = 2;
 const ERROR: u8 = 3;
 const SIGNAL: u8 = 4;
+/// A manager that does not run is not to be started as a bus service.
+const NO_AUTO_START: u8 = 2;
 const PATH: u8 = 1;
 const INTERFACE: u8 = 2;
 const MEMBER: u8 = 3;
@@ -273,7 +275,7 @@ fn method_call(
     signature: &str,
     body: &[u8],
 ) -> Vec<u8> {
-    let mut message = Writer(vec![b'l', METHOD_CALL, 0, 1]);
+    let mut message = Writer(vec![b'l', METHOD_CALL, NO_AUTO_START, 1]);
     message.u32(u32::try_from(body.len()).unwrap_or(u32::MAX)).u32(serial);
     let strings = [
         (PATH, "o", callee.path),
@@ -377,7 +379,7 @@ mod tests {
         let mut body = Writer::default();
         body.string("f").bool(true).array(8, |_| {});
         let bytes = method_call(2, callee, "G", "sb", &body.into_bytes());
-        let want = b"l\x01\x00\x01\x10\x00\x00\x00\x02\x00\x00\x00\x47\x00\x00\x00\
+        let want = b"l\x01\x02\x01\x10\x00\x00\x00\x02\x00\x00\x00\x48\x00\x00\x00\
             \x01\x01o\0\x02\0\0\0/c\0\0\0\0\0\0\x02\x01s\0\x03\0\0\0d.e\0\0\0\0\0\
             \x03\x01s\0\x01\0\0\0G\0\0\0\0\0\0\0\x06\x01s\0\x03\0\0\0a.b\0\0\0\0\0\
             \x08\x01g\0\x02sb\0\

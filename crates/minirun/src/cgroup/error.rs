@@ -99,7 +99,7 @@ fn not_delegated_hint(cause: &SystemdError) -> String {
         return "as root, make a cgroup for this user: mkdir /sys/fs/cgroup/USER, chown it with its cgroup.procs and cgroup.subtree_control, and start minirun in it".into();
     }
     match cause {
-        SystemdError::Unreachable(_) => "log in by ssh, login or machinectl shell, so that the user's systemd runs (package dbus-user-session), or as root: loginctl enable-linger USER".into(),
+        SystemdError::Unreachable(_) | SystemdError::Absent => "log in by ssh, login or machinectl shell, so that the user's systemd runs (package dbus-user-session), or as root: loginctl enable-linger USER".into(),
         _ => "try it by hand: systemd-run --user --scope -p Delegate=yes minirun ...".into(),
     }
 }

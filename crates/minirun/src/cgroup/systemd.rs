@@ -30,12 +30,19 @@ const BUS: Callee<'static> = Callee {
 const JOB_REMOVED: &str = "type='signal',sender='org.freedesktop.systemd1',\
     interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
 
+/// What a bus says of a name that nobody on it has.
+const NOBODY: [&str; 2] =
+    ["org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner"];
+
 /// Why systemd gave no cgroup.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemdError {
     /// It cannot be reached, or does not answer.
     #[error("cannot ask systemd for a delegated one")]
     Unreachable(#[source] SysError),
+    /// There is a bus, and systemd is not on it.
+    #[error("no systemd manager is on the bus that could delegate one")]
+    Absent,
     /// It says no.
     #[error("systemd refuses {method}: {name}: {message}")]
     Refused {
@@ -128,6 +135,7 @@ impl Manager {
         let reply = reply.map_err(SystemdError::Unreachable)?;
         match &reply.error {
             None => Ok(reply),
+            Some(name) if NOBODY.contains(&name.as_str()) => Err(SystemdError::Absent),
             Some(name) => {
                 let message = reply.strings().map_or("", |[text]: [&str; 1]| text).to_owned();
                 Err(SystemdError::Refused { method, name: name.clone(), message })
