@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod environment;
 mod exec;
 mod ids;
+mod limits;
 mod mounts;
 mod rights;
 mod run;
