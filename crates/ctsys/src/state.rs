@@ -64,9 +64,19 @@ pub struct ContainerState {
     /// Ports that the image says it serves, as in its config: `8080/tcp`.
     #[serde(default)]
     pub exposed_ports: Vec<String>,
-    /// How it ended: the exit code, 128 + n for signal n; `None` before.
+    /// How it ended: the exit code, 128 + n for signal n; `None` before, and for good where the
+    /// process outside was killed before it could say.
     #[serde(default)]
     pub exit_code: Option<i32>,
+    /// When the main command was started, RFC 3339, UTC.
+    #[serde(default)]
+    pub started: Option<String>,
+    /// When the container ended; `None` as for [`ContainerState::exit_code`].
+    #[serde(default)]
+    pub finished: Option<String>,
+    /// The record goes with the container: one in the foreground, or with `--rm`.
+    #[serde(default)]
+    pub transient: bool,
 }
 
 /// Runtime-spec's status.
@@ -96,6 +106,15 @@ impl Status {
 }
 
 impl ContainerState {
+    /// Whether the process outside was killed before it could record the end. The container ends
+    /// with it: the init has asked for SIGKILL at its parent's death.
+    pub fn is_abandoned(&self) -> Result<bool, StateError> {
+        match &self.monitor {
+            Some(monitor) if self.status != Status::Stopped => Ok(!monitor.is_alive()?),
+            _ => Ok(false),
+        }
+    }
+
     /// The status by what still runs: a recorded one is out of date once the processes are gone,
     /// as after the monitor was killed.
     ///
@@ -172,6 +191,19 @@ impl StateError {
             Self::NotPrivate { path, .. } => {
                 Some(format!("remove {path:?}, or set XDG_RUNTIME_DIR to a directory of your own"))
             }
+            Self::Sys(error) => {
+                let dir = StateRoot::default_dir();
+                let dir = dir.display();
+                match error.errno() {
+                    Errno::ENOSPC | Errno::EDQUOT => Some(format!(
+                        "there is no room for {dir}: free some, or set XDG_RUNTIME_DIR to a directory of yours elsewhere"
+                    )),
+                    Errno::EROFS | Errno::EACCES | Errno::EPERM => Some(format!(
+                        "containers are recorded in {dir}: make that writable, or set XDG_RUNTIME_DIR to a directory of yours that is"
+                    )),
+                    _ => None,
+                }
+            }
             Self::Damaged { path, .. } => {
                 let dir = path.parent().unwrap_or(path);
                 Some(format!(
@@ -190,6 +222,16 @@ type Result<T, E = StateError> = std::result::Result<T, E>;
 #[derive(Debug, Clone)]
 pub struct StateRoot {
     path: PathBuf,
+}
+
+/// What stands in a [`StateRoot`].
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The containers' records, by id.
+    pub containers: Vec<ContainerState>,
+    /// Directories without a record: while the lock is held, what a creation or removal that was
+    /// cut off has left.
+    pub remnants: Vec<String>,
 }
 
 /// Held while the set of containers changes; released on drop.
@@ -265,14 +307,19 @@ impl StateRoot {
 
     /// Takes `state.id`: makes its directory and writes the first record. An id or name in use is
     /// an error.
-    pub fn create(&self, state: &ContainerState, _held: &StateLock) -> Result<PathBuf> {
-        let dir = self.container_dir(&state.id)?;
-        check_id(&state.name)?;
+    pub fn create(&self, state: &ContainerState, held: &StateLock) -> Result<PathBuf> {
         for other in self.list()? {
             if other.id == state.id || other.name == state.name {
                 return Err(StateError::Exists(state.name.clone()));
             }
         }
+        self.claim(state, held)
+    }
+
+    /// As [`StateRoot::create`], for those who have seen under this lock that id and name are free.
+    pub fn claim(&self, state: &ContainerState, _held: &StateLock) -> Result<PathBuf> {
+        let dir = self.container_dir(&state.id)?;
+        check_id(&state.name)?;
         match fs::DirBuilder::new().mode(0o700).create(&dir) {
             // A directory without a record: a creation that was cut off between the two steps.
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -336,7 +383,12 @@ impl StateRoot {
 
     /// All records, by id. Directories without one, and records that vanish meanwhile, are none.
     pub fn list(&self) -> Result<Vec<ContainerState>> {
-        let mut states = Vec::new();
+        Ok(self.contents()?.containers)
+    }
+
+    /// All that is here.
+    pub fn contents(&self) -> Result<Contents> {
+        let mut found = Contents::default();
         for entry in fs::read_dir(&self.path).call("opendir", || format!("{:?}", self.path))? {
             let entry = entry.call("readdir", || format!("{:?}", self.path))?;
             let Some(id) = entry.file_name().to_str().map(str::to_owned) else { continue };
@@ -344,15 +396,15 @@ impl StateRoot {
                 continue;
             }
             match self.load(&id) {
-                Ok(state) => states.push(state),
-                Err(StateError::NotFound(_)) => {}
+                Ok(state) => found.containers.push(state),
+                Err(StateError::NotFound(_)) => found.remnants.push(id),
                 // A file among the directories is nothing of ours.
                 Err(StateError::Sys(e)) if e.errno() == Errno::ENOTDIR => {}
                 Err(other) => return Err(other),
             }
         }
-        states.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(states)
+        found.containers.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(found)
     }
 
     /// The container that `name` means: an id or a name, else the only id that starts with it.
@@ -438,6 +490,9 @@ mod tests {
             monitor: None,
             exposed_ports: vec!["80/tcp".into()],
             exit_code: None,
+            started: None,
+            finished: None,
+            transient: false,
         }
     }
 
@@ -503,6 +558,32 @@ mod tests {
         assert_eq!(state.live_status().unwrap(), Status::Running);
         state.main = None;
         assert_eq!(state.live_status().unwrap(), Status::Stopped);
+    }
+
+    #[test]
+    fn a_container_whose_monitor_is_gone_is_abandoned() {
+        let me = ProcessId::of(std::process::id().cast_signed()).unwrap();
+        let other = me.map(|p| ProcessId { start_time_ticks: p.start_time_ticks + 1, ..p });
+        let mut state = ContainerState { monitor: me, ..sample("a", "a") };
+        assert!(!state.is_abandoned().unwrap());
+        state.monitor = other;
+        assert!(state.is_abandoned().unwrap());
+        state.status = Status::Stopped;
+        assert!(!state.is_abandoned().unwrap(), "it was there to record the end");
+    }
+
+    #[test]
+    fn a_directory_without_a_record_is_a_remnant() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = root(&dir);
+        let lock = root.lock().unwrap();
+        root.create(&sample("a", "a"), &lock).unwrap();
+        fs::create_dir(root.path().join("b")).unwrap();
+        fs::write(root.path().join("c"), "").unwrap();
+        let found = root.contents().unwrap();
+        assert_eq!((found.containers.len(), found.remnants), (1, vec!["b".to_owned()]));
+        root.remove("b", &lock).unwrap();
+        assert!(!root.path().join("b").exists());
     }
 
     #[test]

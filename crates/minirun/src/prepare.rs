@@ -51,6 +51,10 @@ pub struct RunOptions {
     pub name: Option<String>,
     /// Stay in the background once the command runs.
     pub detach: bool,
+    /// Leave nothing behind, also in the background.
+    pub remove: bool,
+    /// The bound of the log of a container in the background, in bytes.
+    pub log_bytes: u64,
     /// Give the command a terminal; without a word, when there is one to use.
     pub terminal: Option<bool>,
     /// What this run changes.
@@ -271,6 +275,8 @@ fn finish(
         spec,
         maps,
         detach: options.detach,
+        remove: options.remove,
+        log_bytes: options.log_bytes,
     };
     Ok(Prepared { launch, notes })
 }

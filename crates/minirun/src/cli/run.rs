@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use super::environment::environment;
+use super::environment::EnvArgs;
+use super::life::LifeArgs;
 use crate::config::overrides::{Net, Overrides};
 use crate::config::volume::Volume;
 use crate::prepare::{Error, Result, RunOptions, Target};
@@ -30,9 +31,8 @@ pub struct RunArgs {
     /// Run in the background and print the container's id
     #[arg(short, long)]
     detach: bool,
-    /// Set an environment variable; without a value, to the caller's
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    env: Vec<String>,
+    #[command(flatten)]
+    env: EnvArgs,
     /// Working directory inside the container
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
@@ -55,9 +55,8 @@ pub struct RunArgs {
     /// Accepted for habit's sake: standard input is always connected
     #[arg(short, long)]
     interactive: bool,
-    /// Accepted for habit's sake: a container in the foreground leaves nothing behind
-    #[arg(long, conflicts_with = "detach")]
-    rm: bool,
+    #[command(flatten)]
+    life: LifeArgs,
     /// Do not let the root filesystem be written
     #[arg(long)]
     read_only: bool,
@@ -90,10 +89,11 @@ impl RunArgs {
             (None, None) => Target::Here,
         };
         let volumes = self.volume.iter().map(|text| Volume::parse(text, dir));
+        let life = self.life.into_life()?;
         let overrides = Overrides {
             command: self.command,
             entrypoint: self.entrypoint,
-            env: environment(&self.env, lookup)?,
+            env: self.env.read(lookup)?,
             workdir: self.workdir.map(workdir).transpose()?.map(PathBuf::from),
             user: self.user.map(|text| text.parse()).transpose().map_err(Error::User)?,
             volumes: volumes.collect::<std::result::Result<_, _>>().map_err(Error::Volume)?,
@@ -103,11 +103,14 @@ impl RunArgs {
             }),
             hostname: self.hostname.map(hostname).transpose()?,
             read_only: self.read_only,
+            annotations: life.annotations,
         };
         Ok(RunOptions {
             target,
             name: self.name,
             detach: self.detach,
+            remove: life.remove,
+            log_bytes: life.log_bytes,
             terminal: self.tty,
             overrides,
         })

@@ -1,5 +1,6 @@
 //! What the flags of one run change in a configuration, whoever wrote it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ctsys::idmap::IdMaps;
@@ -32,6 +33,8 @@ pub struct Overrides {
     pub hostname: Option<String>,
     /// Do not let the root filesystem be written.
     pub read_only: bool,
+    /// Labels, and how the container is stopped.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Which network a container has.
@@ -82,6 +85,10 @@ pub fn apply(
     }
     let volumes = overrides.volumes.iter().map(Volume::to_mount);
     spec.mounts_mut().get_or_insert_default().extend(volumes);
+    if !overrides.annotations.is_empty() {
+        let added = overrides.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+        spec.annotations_mut().get_or_insert_default().extend(added);
+    }
     Ok(())
 }
 
