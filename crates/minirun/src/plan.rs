@@ -4,6 +4,7 @@
 
 mod mount;
 mod process;
+mod stop;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -15,6 +16,7 @@ use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType,
 
 pub use mount::{Mount, MountSource};
 pub use process::{CapabilitySets, Process, Rlimit};
+pub use stop::Stop;
 
 /// How a container is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The user's program.
     pub process: Process,
+    /// How it is asked to end, and how long that may take.
+    pub stop: Stop,
 }
 
 /// A device file of the host to show in the container.
@@ -110,6 +114,9 @@ impl Explain for PlanError {
             Self::Invalid { field: "mounts destination" | "mounts type", .. } => {
                 "mount elsewhere: correct config.json, or the -v".into()
             }
+            Self::Invalid { field: "stop signal", .. } => {
+                "choose another with --stop-signal, or correct the image or config.json".into()
+            }
             Self::Missing(_) | Self::Invalid { .. } => "correct config.json".into(),
         })
     }
@@ -149,6 +156,7 @@ impl Plan {
             hostname: uts(spec.hostname(), "hostname")?,
             domainname: uts(spec.domainname(), "domainname")?,
             process: Process::new(process, maps)?,
+            stop: Stop::new(|key| Some(spec.annotations().as_ref()?.get(key)?.as_str()))?,
         })
     }
 }

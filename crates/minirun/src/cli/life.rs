@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use ctsys::signal;
 
+use super::stop;
 use crate::config::annotations;
 use crate::log::{DEFAULT_LOG_BYTES, MIN_LOG_BYTES};
 use crate::prepare::{Error, Result};
@@ -23,7 +24,7 @@ pub(super) struct LifeArgs {
     stop_signal: Option<String>,
     /// Seconds after it until the container is killed; -1 for never [default: 10]
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
-    stop_timeout: Option<i64>,
+    stop_timeout: Option<String>,
     /// Bound of the log of a container in the background: max-size=SIZE, -1 for none [default: 8m]
     #[arg(long, value_name = "max-size=SIZE")]
     log_opt: Vec<String>,
@@ -45,9 +46,9 @@ impl LifeArgs {
             signal::parse(&text).ok_or_else(|| Error::Signal(text.clone()))?;
             annotations.insert(annotations::STOP_SIGNAL.into(), text);
         }
-        if let Some(seconds) = self.stop_timeout {
-            annotations::parse_timeout(seconds).ok_or(Error::Timeout(seconds))?;
-            annotations.insert(annotations::STOP_TIMEOUT.into(), seconds.to_string());
+        if let Some(text) = self.stop_timeout {
+            stop::seconds(&text).map_err(|_| Error::Timeout(text.clone()))?;
+            annotations.insert(annotations::STOP_TIMEOUT.into(), text);
         }
         let mut log_bytes = DEFAULT_LOG_BYTES;
         for text in &self.log_opt {

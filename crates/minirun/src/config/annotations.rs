@@ -1,16 +1,15 @@
 //! An image's properties and labels as annotations (image-spec, conversion.md, "Annotations"), and
 //! back.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::collections::HashMap;
 
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::Spec;
 
-/// The signal that asks the command to stop, by name or number.
+/// The signal that asks the command to stop (image-spec, conversion.md).
 pub const STOP_SIGNAL: &str = "org.opencontainers.image.stopSignal";
-/// Seconds from that signal to SIGKILL; -1 for never. Minirun's own: there is no standard one.
-pub const STOP_TIMEOUT: &str = "minirun.stop-timeout";
+/// Whole seconds from that signal until what is left is killed; -1 for ever. No standard names one.
+pub const STOP_TIMEOUT: &str = "minirun.stopTimeout";
 /// What minirun's own annotations begin with.
 pub(crate) const OWN_PREFIX: &str = "minirun.";
 const EXPOSED_PORTS: &str = "org.opencontainers.image.exposedPorts";
@@ -72,35 +71,9 @@ pub(crate) fn stop_signal(spec: &Spec) -> Option<String> {
     spec.annotations().as_ref()?.get(STOP_SIGNAL).cloned()
 }
 
-/// How long the container may take to stop: without limit where it says -1. `None` where it says
-/// nothing, or nothing that makes sense.
-pub(crate) fn stop_timeout(annotations: &BTreeMap<String, String>) -> Option<Option<Duration>> {
-    parse_timeout(annotations.get(STOP_TIMEOUT)?.parse().ok()?)
-}
-
-/// `-1` is no limit, as docker and podman have it; `None` for less.
-pub(crate) fn parse_timeout(seconds: i64) -> Option<Option<Duration>> {
-    if seconds == -1 {
-        return Some(None);
-    }
-    u64::try_from(seconds).ok().map(|seconds| Some(Duration::from_secs(seconds)))
-}
-
 /// The ports that the image says it serves.
 pub(crate) fn exposed_ports(spec: &Spec) -> Vec<String> {
     let listed = spec.annotations().as_ref().and_then(|a| a.get(EXPOSED_PORTS));
     let ports = listed.into_iter().flat_map(|list| list.split(','));
     ports.filter(|port| !port.is_empty()).map(str::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timeouts_are_seconds() {
-        assert_eq!(parse_timeout(-1), Some(None));
-        assert_eq!(parse_timeout(0), Some(Some(Duration::ZERO)));
-        assert_eq!(parse_timeout(-2), None);
-    }
 }

@@ -2,17 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use ctsys::signal;
 use ctsys::state::{ContainerState, Status};
-use nix::libc;
 
 use super::remove::kill_and_wait;
 use super::{LifecycleError, Result, find_settled, open, send, sys};
-use crate::config::annotations;
+use crate::plan::Stop;
 use crate::sweep::{KILL_LIMIT, ended_by};
-
-/// How long a container may take to stop when nobody says: docker's and podman's time.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A container that was asked to stop. Several are asked before the first is waited for.
 #[derive(Debug)]
@@ -24,11 +19,11 @@ pub struct Stopping {
 
 impl Stopping {
     /// Sends the container its stop signal: that of its configuration (`--stop-signal`, or the
-    /// image's), else TERM. `timeout` is how long it may take, without limit where it is
-    /// `Some(None)`; without a word, what its configuration says, else ten seconds.
+    /// image's), else TERM. `timeout` is how long it may take, for ever where that is
+    /// [`Duration::MAX`]; without a word, what its configuration says, else ten seconds.
     ///
     /// `None` for a container that has stopped already.
-    pub fn begin(name: &str, timeout: Option<Option<Duration>>) -> Result<Option<Self>> {
+    pub fn begin(name: &str, timeout: Option<Duration>) -> Result<Option<Self>> {
         let state = find_settled(name)?;
         match state.status {
             Status::Stopped => return Ok(None),
@@ -38,13 +33,11 @@ impl Stopping {
             }
             Status::Created | Status::Running => {}
         }
-        let configured = || annotations::stop_timeout(&state.annotations);
-        let timeout = timeout.or_else(configured).unwrap_or(Some(DEFAULT_TIMEOUT));
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // What an image says may be no signal.
-        let word = state.annotations.get(annotations::STOP_SIGNAL);
-        let number = word.and_then(|word| signal::parse(word)).unwrap_or(libc::SIGTERM);
-        match send(&state, number) {
+        // The configuration was checked when the container was started.
+        let get = |key: &str| state.annotations.get(key).map(String::as_str);
+        let stop = Stop::new(get).unwrap_or(Stop::DEFAULT);
+        let deadline = Instant::now().checked_add(timeout.unwrap_or(stop.timeout));
+        match send(&state, stop.signal) {
             Err(LifecycleError::NotRunning { .. }) => Ok(None),
             other => other.map(|()| Some(Self { state, deadline })),
         }

@@ -112,8 +112,8 @@ pub enum Error {
     #[error("unknown signal {0:?}")]
     Signal(String),
     /// No time to wait.
-    #[error("invalid stop timeout {0}: want seconds, or -1 for no limit")]
-    Timeout(i64),
+    #[error("invalid stop timeout {0:?}: want seconds, or -1 for no limit")]
+    Timeout(String),
     /// An option of logs that there is not, or no size.
     #[error("invalid log option {0:?}: want max-size=SIZE, from 8k up, or max-size=-1")]
     LogOption(String),
