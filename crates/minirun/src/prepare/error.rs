@@ -187,7 +187,7 @@ impl Explain for Error {
             Self::Source { .. } => "make it first; minirun makes no directories outside the container".into(),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),
-            Self::EnvFile { .. } => return None,
+            Self::EnvFile { .. } => "--env-file takes a file with a line NAME=VALUE for each variable".into(),
             Self::EnvLine { .. } => "a line is NAME=VALUE, or NAME for the caller's value; comments begin with #".into(),
             Self::Label(_) => "mark the container as in: --label app=web".into(),
             Self::Signal(_) => "want a name like TERM or a number from 1 to 64".into(),
