@@ -48,9 +48,11 @@ fn stop_asks_by_the_signal_that_the_container_wants() {
         format!("trap 'echo bye; exit 3' {signal}; trap '' TERM; echo up; {WAITS}")
             .replace(&format!("trap '' {signal}"), ":")
     };
-    for (of_image, option, signal) in
-        [(None, None, "TERM"), (Some("SIGUSR1"), None, "USR1"), (Some("SIGUSR1"), Some("INT"), "INT")]
-    {
+    for (of_image, option, signal) in [
+        (None, None, "TERM"),
+        (Some("SIGUSR1"), None, "USR1"),
+        (Some("SIGUSR1"), Some("INT"), "INT"),
+    ] {
         let c = Container::single();
         image(&c, json!({ "StopSignal": of_image }));
         let options: Vec<_> = option.iter().flat_map(|o| ["--stop-signal", o]).collect();
@@ -61,7 +63,10 @@ fn stop_asks_by_the_signal_that_the_container_wants() {
             .assert_stdout(&format!("{}\n", c.name))
             .assert_stderr("");
         // Nothing has to be waited for any more.
-        assert_eq!((c.status(), exit_code(&c), c.log()), ("stopped".into(), 3.into(), "up\nbye\n".into()));
+        assert_eq!(
+            (c.status(), exit_code(&c), c.log()),
+            ("stopped".into(), 3.into(), "up\nbye\n".into())
+        );
         c.minirun(&["stop", &c.name]).assert_code(0).assert_stdout(&format!("{}\n", c.name));
         drop(running);
     }
@@ -185,7 +190,10 @@ fn inspect_tells_all_that_is_known() {
         assert_eq!(told["image"]["manifestDigest"], "sha256:1");
         assert_eq!(told["exposedPorts"], json!(["80/tcp"]));
         let labels = &told["annotations"];
-        assert_eq!((&labels["tier"], &labels["bare"], &labels["of"]), (&"web".into(), &"".into(), &"image".into()));
+        assert_eq!(
+            (&labels["tier"], &labels["bare"], &labels["of"]),
+            (&"web".into(), &"".into(), &"image".into())
+        );
         let mounts = told["mounts"].as_array().unwrap();
         assert!(mounts.iter().any(|m| m["destination"] == "/data"), "{told}");
         assert_eq!(told["config"], read_json(&c.state_dir().join("config.json")));
@@ -280,7 +288,8 @@ fn top_shows_the_processes_of_the_container_alone() {
             assert!(inside.ends_with(&format!("\t{}", row[0])), "{inside}\n{text}");
         }
         let commands: Vec<_> = rows.iter().map(|row| row[4]).collect();
-        let is_known = |c: &&str| ["COMMAND", "[minirun]", "/bin/sh", "sleep", "su", "sh"].contains(c);
+        let is_known =
+            |c: &&str| ["COMMAND", "[minirun]", "/bin/sh", "sleep", "su", "sh"].contains(c);
         assert!(commands.iter().all(is_known), "{text}");
         c.minirun(&["stop", "-t", "0", &c.name]).assert_code(0);
         assert_refused(&c.minirun(&["top", &c.name]), 1, "container not running", "delete");
