@@ -27,6 +27,8 @@ const MAX_STATE_BYTES: u64 = 1 << 20;
 /// Longest id or name: a file name may have 255 bytes, and temporary names add some.
 const MAX_ID_BYTES: usize = 200;
 const STATE_FILE: &str = "state.json";
+/// What most containers have beside it.
+const KEPT_FILES: [&str; 1] = ["config.json"];
 const LOCK_FILE: &str = ".lock";
 
 /// A container as its runtime recorded it.
@@ -222,16 +224,8 @@ type Result<T, E = StateError> = std::result::Result<T, E>;
 #[derive(Debug, Clone)]
 pub struct StateRoot {
     path: PathBuf,
-}
-
-/// What stands in a [`StateRoot`].
-#[derive(Debug, Default)]
-pub struct Contents {
-    /// The containers' records, by id.
-    pub containers: Vec<ContainerState>,
-    /// Directories without a record: while the lock is held, what a creation or removal that was
-    /// cut off has left.
-    pub remnants: Vec<String>,
+    /// Its link count: 2, and one more for each subdirectory.
+    links: u64,
 }
 
 /// Held while the set of containers changes; released on drop.
@@ -274,7 +268,7 @@ impl StateRoot {
         if !meta.is_dir() || meta.uid() != uid || mode & 0o077 != 0 {
             return Err(StateError::NotPrivate { path, owner: meta.uid(), mode, want_owner: uid });
         }
-        Ok(Self { path })
+        Ok(Self { path, links: meta.nlink() })
     }
 
     /// The directory itself.
@@ -305,21 +299,16 @@ impl StateRoot {
         }
     }
 
-    /// Takes `state.id`: makes its directory and writes the first record. An id or name in use is
-    /// an error.
-    pub fn create(&self, state: &ContainerState, held: &StateLock) -> Result<PathBuf> {
-        for other in self.list()? {
-            if other.id == state.id || other.name == state.name {
-                return Err(StateError::Exists(state.name.clone()));
-            }
-        }
-        self.claim(state, held)
-    }
-
-    /// As [`StateRoot::create`], for those who have seen under this lock that id and name are free.
-    pub fn claim(&self, state: &ContainerState, _held: &StateLock) -> Result<PathBuf> {
+    /// Takes `state.id`: makes its directory and writes the first record. An id in use is an error.
+    /// Others are not looked at: that would make a start the slower the more containers there are.
+    pub fn create(&self, state: &ContainerState, _held: &StateLock) -> Result<PathBuf> {
         let dir = self.container_dir(&state.id)?;
         check_id(&state.name)?;
+        match self.load(&state.id) {
+            Ok(_) => return Err(StateError::Exists(state.name.clone())),
+            Err(StateError::NotFound(_)) => {}
+            Err(other) => return Err(other),
+        }
         match fs::DirBuilder::new().mode(0o700).create(&dir) {
             // A directory without a record: a creation that was cut off between the two steps.
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -346,7 +335,15 @@ impl StateRoot {
         // The record goes first: a removal that is cut off leaves a directory without one, which
         // counts as none.
         let _ = fs::remove_file(dir.join(STATE_FILE));
-        match fs::remove_dir_all(&dir) {
+        for name in KEPT_FILES {
+            let _ = fs::remove_file(dir.join(name));
+        }
+        // What else there is takes a look at the directory first.
+        let removed = fs::remove_dir(&dir).or_else(|error| match error.kind() {
+            std::io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(&dir),
+            _ => Err(error),
+        });
+        match removed {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 Err(StateError::NotFound(id.into()))
             }
@@ -383,28 +380,35 @@ impl StateRoot {
 
     /// All records, by id. Directories without one, and records that vanish meanwhile, are none.
     pub fn list(&self) -> Result<Vec<ContainerState>> {
-        Ok(self.contents()?.containers)
-    }
-
-    /// All that is here.
-    pub fn contents(&self) -> Result<Contents> {
-        let mut found = Contents::default();
-        for entry in fs::read_dir(&self.path).call("opendir", || format!("{:?}", self.path))? {
-            let entry = entry.call("readdir", || format!("{:?}", self.path))?;
-            let Some(id) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            if check_id(&id).is_err() {
-                continue;
-            }
+        let mut states = Vec::new();
+        for id in self.ids()? {
             match self.load(&id) {
-                Ok(state) => found.containers.push(state),
-                Err(StateError::NotFound(_)) => found.remnants.push(id),
-                // A file among the directories is nothing of ours.
-                Err(StateError::Sys(e)) if e.errno() == Errno::ENOTDIR => {}
+                Ok(state) => states.push(state),
+                Err(StateError::NotFound(_)) => {}
                 Err(other) => return Err(other),
             }
         }
-        found.containers.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(found)
+        states.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(states)
+    }
+
+    /// The names of the directories that are here, with a record or without.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.path).call("opendir", || format!("{:?}", self.path))? {
+            let entry = entry.call("readdir", || format!("{:?}", self.path))?;
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            // A file among the directories is nothing of ours.
+            let id = entry.file_name().to_str().map(str::to_owned).filter(|_| is_dir);
+            ids.extend(id.filter(|id| check_id(id).is_ok()));
+        }
+        Ok(ids)
+    }
+
+    /// Whether containers of others were here when the root was opened: its link count tells, without
+    /// a look inside, where the file system counts subdirectories (else it says that there are).
+    pub fn had_containers(&self) -> bool {
+        self.links != 2
     }
 
     /// The container that `name` means: an id or a name, else the only id that starts with it.
@@ -573,15 +577,16 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_a_record_is_a_remnant() {
+    fn a_directory_without_a_record_is_there_and_no_container() {
         let dir = tempfile::tempdir().unwrap();
         let root = root(&dir);
         let lock = root.lock().unwrap();
         root.create(&sample("a", "a"), &lock).unwrap();
         fs::create_dir(root.path().join("b")).unwrap();
         fs::write(root.path().join("c"), "").unwrap();
-        let found = root.contents().unwrap();
-        assert_eq!((found.containers.len(), found.remnants), (1, vec!["b".to_owned()]));
+        let mut ids = root.ids().unwrap();
+        ids.sort();
+        assert_eq!((root.list().unwrap().len(), ids), (1, vec!["a".to_owned(), "b".to_owned()]));
         root.remove("b", &lock).unwrap();
         assert!(!root.path().join("b").exists());
     }

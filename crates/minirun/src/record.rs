@@ -36,8 +36,8 @@ impl Record {
     /// is free: its record goes.
     pub(crate) fn reserve(root: StateRoot, launch: &Launch) -> Result<Self, StateError> {
         let lock = root.lock()?;
-        for other in sweep::contents(&root, &lock)? {
-            if other.id == launch.id || other.name == launch.name {
+        match root.load(&launch.id) {
+            Ok(other) => {
                 if other.is_abandoned()? {
                     sweep::await_end(&other)?;
                 }
@@ -46,6 +46,8 @@ impl Record {
                 }
                 root.remove(&other.id, &lock)?;
             }
+            Err(StateError::NotFound(_)) => {}
+            Err(other) => return Err(other),
         }
         let state = ContainerState {
             oci_version: launch.spec.version().clone(),
@@ -66,8 +68,17 @@ impl Record {
             finished: None,
             transient: launch.remove || !launch.detach,
         };
-        let dir = root.claim(&state, &lock)?;
+        let dir = root.create(&state, &lock)?;
         Ok(Self { root, state, dir, exit_file: None })
+    }
+
+    /// Looks after containers whose minirun was killed. For the time when this one's command runs:
+    /// no start has to wait for it.
+    pub(crate) fn sweep_others(&self) {
+        if self.root.had_containers() {
+            // Whoever is asked about containers says what is wrong with them.
+            let _ = sweep::clean(&self.root, sweep::MOST_AT_A_START);
+        }
     }
 
     /// Where the container's files lie.

@@ -148,6 +148,7 @@ fn foreground(
     let result = start(launch, plan, &mut record, mask, notice).and_then(|started| {
         let relay = started.master.map(Relay::interactive).transpose();
         let relay = relay.map_err(outside("use the terminal"))?;
+        record.sweep_others();
         monitor::wait_for(&started.init.pidfd, relay).map_err(outside("wait for the container"))
     });
     let removed = record.remove();
@@ -338,6 +339,7 @@ impl Detached {
     fn watch(self, socket: OwnedFd) -> u8 {
         let told = handshake::send(&socket, &Message::Started, None);
         drop(socket);
+        self.record.sweep_others();
         if told.is_err() {
             // Nobody was told that there is a container: there is to be none.
             let _ = signal::send(&self.init.pidfd, libc::SIGKILL);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ctsys::error::Context;
 use ctsys::process::ProcessId;
-use ctsys::state::{ContainerState, Contents, StateError, StateLock, StateRoot};
+use ctsys::state::{ContainerState, StateError, StateRoot};
 use ctsys::{SysError, signal};
 use nix::errno::Errno;
 use nix::libc;
@@ -18,27 +18,43 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// once, but a busy machine may take its time.
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// What stands in the state directory once the remnants of killed miniruns are removed from it:
+/// How many containers are looked at each time that another one is started: it should not take longer
+/// the more there are. To list or remove containers looks at all.
+pub(crate) const MOST_AT_A_START: usize = 64;
+
+/// Removes what killed miniruns have left in the state directory, looking at `most` containers:
 /// directories without a record, and records that were to go with their container. One of a
 /// container in the background stays, and its log: it has stopped, nobody knows how.
-pub(crate) fn contents(
-    root: &StateRoot,
-    lock: &StateLock,
-) -> Result<Vec<ContainerState>, StateError> {
-    let Contents { containers, remnants } = root.contents()?;
-    for id in remnants {
-        removed(root.remove(&id, lock))?;
-    }
-    let mut kept = Vec::with_capacity(containers.len());
-    for state in containers {
-        if is_left_over(&state)? {
-            await_end(&state)?;
-            removed(root.remove(&state.id, lock))?;
-        } else {
-            kept.push(state);
+pub(crate) fn clean(root: &StateRoot, most: usize) -> Result<(), StateError> {
+    for id in root.ids()?.into_iter().take(most) {
+        if is_remnant(root, &id)? {
+            clean_one(root, &id)?;
         }
     }
-    Ok(kept)
+    Ok(())
+}
+
+/// As [`clean`], of one that was left over at a first look.
+pub(crate) fn clean_one(root: &StateRoot, id: &str) -> Result<(), StateError> {
+    let lock = root.lock()?;
+    // It may have been a creation or removal on its way, or be gone.
+    if !is_remnant(root, id)? {
+        return Ok(());
+    }
+    match root.remove(id, &lock) {
+        Err(StateError::NotFound(_)) => Ok(()),
+        other => other,
+    }
+}
+
+/// A damaged record is none: who asks for it hears of it.
+fn is_remnant(root: &StateRoot, id: &str) -> Result<bool, StateError> {
+    match root.load(id) {
+        Ok(state) => is_left_over(&state),
+        Err(StateError::NotFound(_)) => Ok(true),
+        Err(StateError::Damaged { .. }) => Ok(false),
+        Err(other) => Err(other),
+    }
 }
 
 /// Whether a record should have gone with its container, and nobody is left to see to it.
@@ -78,13 +94,5 @@ pub(crate) fn ended_by(pidfd: &OwnedFd, deadline: Option<Instant>) -> Result<boo
             Ok(0) | Err(Errno::EINTR) => {}
             other => return other.map(|_| true).call("poll", || "pidfd".into()),
         }
-    }
-}
-
-/// What is gone already needs no removal.
-fn removed(result: Result<(), StateError>) -> Result<(), StateError> {
-    match result {
-        Err(StateError::NotFound(_)) => Ok(()),
-        other => other,
     }
 }

@@ -19,6 +19,7 @@ use crate::log::{LOG_FILE, OLD_LOG_FILE};
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 64 << 10;
 /// How often the two files are opened anew because a new part began in between: a part is megabytes.
+/// Past that the newer one has to do.
 const OPEN_ATTEMPTS: usize = 100;
 
 /// What of a log is asked for.
@@ -72,16 +73,18 @@ impl Dir {
 
     /// The parts of the log, the oldest first; `None` when there is no log.
     fn parts(&self) -> io::Result<Option<Vec<File>>> {
-        for _ in 0..OPEN_ATTEMPTS {
+        let mut attempts = OPEN_ATTEMPTS;
+        loop {
             let Some(current) = self.file(LOG_FILE)? else { return Ok(None) };
             let old = self.file(OLD_LOG_FILE)?;
             // When a part began in between, one more may lie before the two.
-            if self.file(LOG_FILE)?.is_some_and(|now| same(&now, &current)) {
-                let old = old.filter(|old| !same(old, &current));
+            let is_whole = self.file(LOG_FILE)?.is_some_and(|now| same(&now, &current));
+            if is_whole || attempts == 0 {
+                let old = old.filter(|old| is_whole && !same(old, &current));
                 return Ok(Some(old.into_iter().chain([current]).collect()));
             }
+            attempts -= 1;
         }
-        Err(io::Error::other("the container writes faster than its log can be opened"))
     }
 
     /// The parts that were begun after `last`, the oldest first. Of those that came and went

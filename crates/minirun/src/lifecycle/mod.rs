@@ -44,15 +44,8 @@ type Result<T> = std::result::Result<T, LifecycleError>;
 /// left is removed.
 pub fn list() -> Result<Vec<ContainerState>> {
     let Some(root) = StateRoot::find_default()? else { return Ok(Vec::new()) };
-    let mut found = root.contents()?;
-    let mut is_clean = found.remnants.is_empty();
-    for state in &found.containers {
-        is_clean &= !sweep::is_left_over(state)?;
-    }
-    if !is_clean {
-        found.containers = sweep::contents(&root, &root.lock()?)?;
-    }
-    found.containers.into_iter().map(|state| Ok(live(state)?)).collect()
+    sweep::clean(&root, usize::MAX)?;
+    root.list()?.into_iter().map(|state| Ok(live(state)?)).collect()
 }
 
 /// The container that an id, a name or a unique start of an id means, with its live status.
@@ -60,7 +53,7 @@ pub fn find(name: &str) -> Result<ContainerState> {
     let root = root_with(name)?;
     let state = root.find(name)?;
     if sweep::is_left_over(&state)? {
-        sweep::contents(&root, &root.lock()?)?;
+        sweep::clean_one(&root, &state.id)?;
         return Err(StateError::NotFound(name.into()).into());
     }
     Ok(live(state)?)
