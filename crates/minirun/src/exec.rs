@@ -34,13 +34,10 @@ use crate::init;
 use crate::lifecycle::{self, LifecycleError};
 use crate::monitor;
 use crate::plan::{Plan, PlanError, Process};
-use crate::record::CONFIG_FILE;
+use crate::record::{CONFIG_FILE, MAX_CONFIG_BYTES};
 use crate::rootfs::open_pty;
 use crate::terminal::Relay;
 use crate::user::{Accounts, UserError, UserSpec};
-
-/// A kept configuration larger than this is not one of ours; engines' are some tens of kilobytes.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// What to run in which container.
 #[derive(Debug, Clone)]

@@ -19,11 +19,13 @@
 //! reap          the PID 1 loop                                     (inside)
 //! init          numbered steps from birth to that loop             (inside)
 //! cgroup        limits: a delegated cgroup, found or asked of systemd          (outside)
+//! sweep         the remnants of miniruns that were killed          (outside)
+//! log           what a container in the background writes          (outside)
 //! record        the state directory's entry                        (outside)
 //! terminal      the relay between the caller's terminal and the container's
 //! monitor       waits, forwards signals
 //! run           clone3, id maps, handshake, wait
-//! lifecycle     list, state, kill, delete
+//! lifecycle     what is done to containers that exist, a file a subcommand
 //! exec          one more process in a container
 //! ```
 
@@ -38,6 +40,7 @@ pub mod init;
 pub mod json;
 pub mod launch;
 pub mod lifecycle;
+pub mod log;
 pub mod naming;
 pub mod plan;
 pub mod prepare;
@@ -51,4 +54,5 @@ pub mod user;
 mod command;
 mod monitor;
 mod record;
+mod sweep;
 mod terminal;

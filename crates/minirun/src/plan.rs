@@ -5,6 +5,7 @@
 mod mount;
 mod process;
 mod resources;
+mod stop;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -18,6 +19,7 @@ use crate::config::ephemeral::{self, Ephemeral};
 pub use mount::{Mount, MountSource};
 pub use process::{CapabilitySets, Process, Rlimit};
 pub use resources::{IfAbsent, Resources, Setting};
+pub use stop::Stop;
 
 /// How a container is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +55,8 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The user's program.
     pub process: Process,
+    /// How it is asked to end, and how long that may take.
+    pub stop: Stop,
 }
 
 /// A device file of the host to show in the container.
@@ -120,6 +124,9 @@ impl Explain for PlanError {
             Self::Invalid { field: "mounts destination" | "mounts type", .. } => {
                 "mount elsewhere: correct config.json, or the -v".into()
             }
+            Self::Invalid { field: "stop signal", .. } => {
+                "choose another with --stop-signal, or correct the image or config.json".into()
+            }
             Self::Invalid { field: "linux.sysctl", .. } => {
                 "net.* needs a network of the container's own; fs.mqueue.* and kernel's msg*, sem and shm* an ipc namespace; all others are the host's".into()
             }
@@ -165,6 +172,7 @@ impl Plan {
             hostname: uts(spec.hostname(), "hostname")?,
             domainname: uts(spec.domainname(), "domainname")?,
             process: Process::new(process, maps)?,
+            stop: Stop::new(|key| Some(spec.annotations().as_ref()?.get(key)?.as_str()))?,
         })
     }
 

@@ -52,6 +52,10 @@ pub struct RunOptions {
     pub name: Option<String>,
     /// Stay in the background once the command runs.
     pub detach: bool,
+    /// Leave nothing behind, also in the background.
+    pub remove: bool,
+    /// The bound of the log of a container in the background, in bytes.
+    pub log_bytes: u64,
     /// Only say what would run: nothing is written.
     pub dry_run: bool,
     /// Which ids the container is to have.
@@ -291,6 +295,8 @@ fn finish(
         spec,
         maps,
         detach: options.detach,
+        remove: options.remove,
+        log_bytes: options.log_bytes,
     };
     Ok(Prepared { launch, notes })
 }

@@ -1,5 +1,6 @@
 //! What the flags of one run change in a configuration, whoever wrote it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ctsys::idmap::IdMaps;
@@ -37,6 +38,8 @@ pub struct Overrides {
     pub hostname: Option<String>,
     /// Do not let the root filesystem be written.
     pub read_only: bool,
+    /// Labels, and how the container is stopped.
+    pub annotations: BTreeMap<String, String>,
     /// Throw all changes of the root filesystem away.
     pub ephemeral: Option<Ephemeral>,
     /// Limits and the like.
@@ -90,6 +93,10 @@ pub fn apply(
         Some(Net::Host) => share_network(spec, context.network_files),
         Some(Net::None) => own_network(spec),
         None => {}
+    }
+    if !overrides.annotations.is_empty() {
+        let added = overrides.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+        spec.annotations_mut().get_or_insert_default().extend(added);
     }
     overrides.mounts.apply(spec, context.volumes);
     if let Some(ephemeral) = overrides.ephemeral {
