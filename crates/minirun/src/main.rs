@@ -9,11 +9,15 @@ use minirun::caller::Caller;
 use minirun::cli::{Cli, Command, ExecArgs, ListArgs, ListFormat, RunArgs, SpecArgs};
 use minirun::exec::ExecOptions;
 use minirun::prepare::{self, EXIT_OWN_FAILURE};
-use minirun::{lifecycle, spec_file};
+use minirun::{lifecycle, spec_file, tini};
 
 const PROGRAM: &str = "minirun";
 
 fn main() -> ExitCode {
+    // Before all else: an init in an image is to start at once, and tini's words are its own.
+    if let Some(init) = tini::CommandLine::recognise(std::env::args_os()) {
+        return ExitCode::from(init.run());
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return not_understood(&error),
@@ -28,8 +32,9 @@ fn main() -> ExitCode {
         Some(Command::Kill { container, signal }) => finish(lifecycle::kill(&container, &signal)),
         Some(Command::Delete { container, force }) => finish(lifecycle::delete(&container, force)),
         Some(Command::Exec(args)) => exec(args),
+        // Only where an option stands before it: else this is not reached.
         Some(Command::Init { .. }) => {
-            report(PROGRAM, &Usage::new(PROGRAM, "init is reserved: ./init is the directory", 1))
+            report(PROGRAM, &Usage::new(PROGRAM, "init must be the first word", EXIT_OWN_FAILURE))
         }
     }
 }

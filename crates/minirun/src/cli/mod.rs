@@ -1,5 +1,6 @@
 //! What can be typed, and what it means.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -30,7 +31,7 @@ spec, list, state, kill and delete end with 0, or 1 on failure.";
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     override_usage = "minirun [--rootless] [OPTIONS] [ROOTFS | --bundle DIR] [-- COMMAND...]\n       \
-                      minirun <spec|list|state|kill|delete|exec> ...",
+                      minirun <spec|list|state|kill|delete|exec|init> ...",
     after_help = AFTER_HELP
 )]
 pub struct Cli {
@@ -72,12 +73,12 @@ pub enum Command {
     },
     /// Run one more command in a container
     Exec(ExecArgs),
-    /// Reserved for the init as a program of its own
-    #[command(hide = true)]
+    /// Run a command under an init that reaps orphans: for images, see `minirun init --help`
+    #[command(disable_help_flag = true)]
     Init {
-        /// Whatever it will take.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
+        /// What its own parser takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION|COMMAND")]
+        args: Vec<OsString>,
     },
 }
 
