@@ -17,6 +17,7 @@
 //! rootfs        mounts by descriptor, /dev, masks, pivot_root      (inside)
 //! command       the last steps before the user's program           (inside)
 //! reap          the PID 1 loop                                     (inside)
+//! tini          that loop as a program of its own: `minirun init`
 //! init          numbered steps from birth to that loop             (inside)
 //! cgroup        limits: a delegated cgroup, found or asked of systemd          (outside)
 //! sweep         the remnants of miniruns that were killed          (outside)
@@ -49,6 +50,7 @@ pub mod rootfs;
 pub mod run;
 pub mod spec;
 pub mod spec_file;
+pub mod tini;
 pub mod user;
 
 mod command;
