@@ -125,6 +125,17 @@ impl IdMaps {
     }
 }
 
+/// How many subordinate users and groups /etc/subuid and /etc/subgid grant to the user `uid`.
+pub fn granted_counts(uid: u32) -> Result<(u64, u64)> {
+    let passwd = read_database("/etc/passwd")?;
+    let name = user_name(&passwd, uid);
+    let count = |file| -> Result<u64> {
+        let ranges = granted(&read_database(file)?, name, uid);
+        Ok(ranges.iter().map(|&(_, count)| u64::from(count)).sum())
+    };
+    Ok((count("/etc/subuid")?, count("/etc/subgid")?))
+}
+
 /// The login name of `uid` on this machine, for display.
 pub fn login_name(uid: u32) -> Result<Option<String>> {
     let passwd = read_database("/etc/passwd")?;
@@ -231,8 +242,8 @@ fn read_database(path: &str) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Looked for in PATH and where distributions put it: a login shell's PATH may lack sbin.
-fn find_helper(name: &str) -> Option<PathBuf> {
+/// A set-uid helper: looked for in PATH and where distributions put it: a login shell's PATH may lack sbin.
+pub fn find_helper(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .filter(|dir| dir.is_absolute())

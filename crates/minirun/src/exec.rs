@@ -34,6 +34,7 @@ use crate::lifecycle::{self, LifecycleError};
 use crate::monitor;
 use crate::plan::{Plan, PlanError, Process};
 use crate::record::CONFIG_FILE;
+use crate::refusal;
 use crate::rootfs::open_pty;
 use crate::terminal::Relay;
 use crate::user::{Accounts, UserError, UserSpec};
@@ -100,9 +101,9 @@ impl Explain for ExecError {
             Self::Container(error) => error.hint(),
             Self::Plan(error) => error.hint(),
             Self::User(error) => error.hint(),
-            Self::Inside(failure) => failure.hint.clone(),
+            Self::Inside(failure) => Some(failure.remedy()),
             Self::Config { .. } => Some("start the container anew".into()),
-            Self::Outside { .. } => None,
+            Self::Outside { source, .. } => Some(refusal::step(source.errno()).hint()),
         }
     }
 

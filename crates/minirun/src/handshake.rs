@@ -22,6 +22,8 @@ use ctsys::fdpass;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::refusal;
+
 /// A message is at most this long: one failure with a path or two in it.
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
@@ -67,6 +69,12 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// What the user can do about it: the step's own hint, else what the errno says.
+    pub fn remedy(&self) -> String {
+        let by_errno = || refusal::step(Errno::from_raw(self.errno)).hint();
+        self.hint.clone().unwrap_or_else(by_errno)
     }
 
     /// With another exit code.

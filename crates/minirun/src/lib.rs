@@ -4,6 +4,7 @@
 //! json          configurations as runc's encoder writes them
 //! spec          what `runc spec` writes, rootless or not; pure
 //! caller        who calls, and from where
+//! refusal       why this machine refuses something -> cause and remedy
 //! user          a user by name or number -> ids, by the root filesystem's own passwd and group
 //! config        image record + flags -> configuration; pure
 //! bundle        config.json: read, sealed as generated, written
@@ -24,12 +25,14 @@
 //! run           clone3, id maps, handshake, wait
 //! lifecycle     list, state, kill, delete
 //! exec          one more process in a container
+//! doctor        what this machine lacks for containers, tried out
 //! ```
 
 pub mod bundle;
 pub mod caller;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod exec;
 pub mod handshake;
 pub mod init;
@@ -49,4 +52,5 @@ pub mod user;
 mod command;
 mod monitor;
 mod record;
+mod refusal;
 mod terminal;

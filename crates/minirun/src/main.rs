@@ -1,15 +1,15 @@
 //! The `minirun` command: parses, calls, reports.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use ctsys::report::{Explain, Usage, escape, report};
 use minirun::caller::Caller;
-use minirun::cli::{Cli, Command, ExecArgs, ListArgs, ListFormat, RunArgs, SpecArgs};
+use minirun::cli::{Cli, Command, DoctorArgs, ExecArgs, ListArgs, ListFormat, RunArgs, SpecArgs};
 use minirun::exec::ExecOptions;
 use minirun::prepare::{self, EXIT_OWN_FAILURE};
-use minirun::{lifecycle, spec_file};
+use minirun::{doctor, lifecycle, spec_file};
 
 const PROGRAM: &str = "minirun";
 
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Some(Command::Kill { container, signal }) => finish(lifecycle::kill(&container, &signal)),
         Some(Command::Delete { container, force }) => finish(lifecycle::delete(&container, force)),
         Some(Command::Exec(args)) => exec(args),
+        Some(Command::Doctor(args)) => examine(&args),
         Some(Command::Init { .. }) => {
             report(PROGRAM, &Usage::new(PROGRAM, "init is reserved: ./init is the directory", 1))
         }
@@ -91,6 +92,15 @@ fn exec_options(args: ExecArgs) -> Result<ExecOptions, ExitCode> {
     let tty = args.tty.unwrap_or_else(|| Caller::look().on_terminal);
     let (container, cwd) = (args.container, args.workdir);
     Ok(ExecOptions { container, args: args.command, env, cwd, user, tty })
+}
+
+/// What containers need: 0 where they can run, whatever may be better.
+fn examine(args: &DoctorArgs) -> ExitCode {
+    let findings = doctor::examine(&Caller::look());
+    let coloured = std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    print(&if args.json { doctor::json(&findings) } else { doctor::table(&findings, coloured) });
+    ExitCode::from(u8::from(!doctor::can_run(&findings)))
 }
 
 /// A variable of the caller's; one that is not UTF-8 cannot stand in a configuration.

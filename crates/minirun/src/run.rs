@@ -30,9 +30,8 @@ use crate::launch::Launch;
 use crate::monitor;
 use crate::plan::{Plan, PlanError};
 use crate::record::Record;
+use crate::refusal;
 use crate::terminal::Relay;
-
-mod refusal;
 
 /// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
 #[derive(Debug, thiserror::Error)]
@@ -85,21 +84,17 @@ impl Explain for RunError {
             Self::State(StateError::Exists(name)) => {
                 Some(format!("choose another --name, or remove it: minirun delete --force {name}"))
             }
-            Self::State(error) => error.remedy(),
+            Self::State(error) => refusal::of_state(error),
             Self::NoRootfs(_) => {
                 Some("name a root filesystem, or make one: ocipull IMAGE ./rootfs".into())
             }
-            Self::Namespaces(error) => Some(refusal::hint(error.errno())),
-            Self::Maps { by_helpers, source } => Some(refusal::maps_hint(*by_helpers, source)),
-            Self::Inside(failure) => failure.hint.clone().or_else(|| {
-                let denied =
-                    failure.errno == Errno::EPERM as i32 || failure.errno == Errno::EACCES as i32;
-                refusal::apparmor().filter(|_| denied && failure.code == 125)
-            }),
+            Self::Namespaces(error) => Some(refusal::namespaces(error.errno()).hint()),
+            Self::Maps { by_helpers, source } => Some(refusal::maps(*by_helpers, source).hint()),
+            Self::Inside(failure) => Some(failure.remedy()),
             Self::InitDied(_) | Self::MonitorDied(_) => {
                 Some("was it killed, or is memory short? look at the kernel's log".into())
             }
-            Self::Outside { source, .. } => refusal::processes_hint(source.errno()),
+            Self::Outside { source, .. } => Some(refusal::step(source.errno()).hint()),
         }
     }
 

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod doctor;
 mod environment;
 mod exec;
 mod run;
 
+pub use doctor::DoctorArgs;
 pub use exec::ExecArgs;
 pub use run::RunArgs;
 
@@ -20,7 +22,8 @@ Exit codes:
   126    the command cannot be executed
   127    the command was not found
   128+N  the command died by signal N
-spec, list, state, kill and delete end with 0, or 1 on failure.";
+spec, list, state, kill and delete end with 0, or 1 on failure; doctor with 1 where no
+container can run.";
 
 /// Run a command in a rootless container, from a root filesystem or an OCI bundle.
 #[derive(Debug, Parser)]
@@ -30,7 +33,7 @@ spec, list, state, kill and delete end with 0, or 1 on failure.";
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     override_usage = "minirun [--rootless] [OPTIONS] [ROOTFS | --bundle DIR] [-- COMMAND...]\n       \
-                      minirun <spec|list|state|kill|delete|exec> ...",
+                      minirun <spec|list|state|kill|delete|exec|doctor> ...",
     after_help = AFTER_HELP
 )]
 pub struct Cli {
@@ -72,6 +75,8 @@ pub enum Command {
     },
     /// Run one more command in a container
     Exec(ExecArgs),
+    /// Check what containers need of this machine, and say what to do about the rest
+    Doctor(DoctorArgs),
     /// Reserved for the init as a program of its own
     #[command(hide = true)]
     Init {

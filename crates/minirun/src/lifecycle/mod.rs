@@ -16,6 +16,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::reap;
+use crate::refusal;
 
 pub use show::{list_json, list_table, state_json};
 
@@ -92,8 +93,8 @@ impl Explain for LifecycleError {
             Self::StillRunning { .. } => {
                 Some("a process of it waits in the kernel, as for a dead disk or server".into())
             }
-            Self::State(error) => error.remedy(),
-            Self::Sys { .. } => None,
+            Self::State(error) => refusal::of_state(error),
+            Self::Sys { source, .. } => Some(refusal::step(source.errno()).hint()),
         }
     }
 }

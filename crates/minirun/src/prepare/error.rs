@@ -10,6 +10,7 @@ use ctsys::state::StateError;
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
 use crate::config::volume::VolumeError;
+use crate::refusal;
 use crate::user::UserError;
 
 /// The result of preparing a run.
@@ -28,6 +29,15 @@ pub enum Error {
         path: PathBuf,
         /// The bundle that should have it.
         bundle: Option<PathBuf>,
+    },
+    /// It may be there, but the way to it is closed.
+    #[error("cannot get to {path:?}")]
+    Unreachable {
+        /// As asked for.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
     },
     /// There is no such bundle.
     #[error("no bundle: {path:?} is no directory")]
@@ -163,9 +173,16 @@ impl Explain for Error {
             }
             Self::Hostname(_) => "choose another with --hostname NAME".into(),
             Self::Workdir(_) => "-w takes a path inside the container, such as /srv".into(),
-            Self::Bundle(_) | Self::Json(_) | Self::CurrentDir(_)
-            | Self::Nul { .. } | Self::Subordinate(_) => return None,
-            Self::State(error) => return error.remedy(),
+            Self::Unreachable { .. } => {
+                "every directory on the way must let you in: give its name right, or the permission (chmod a+x)".into()
+            }
+            Self::Bundle(BundleError::Access { source, .. }) | Self::Subordinate(source) => {
+                refusal::step(source.errno()).hint()
+            }
+            Self::Bundle(BundleError::TooLarge { .. }) => "is it the right file? remove it to have it generated".into(),
+            Self::CurrentDir(_) => "change to a directory that is there (cd)".into(),
+            Self::Json(_) | Self::Nul { .. } => "write it with other characters".into(),
+            Self::State(error) => return refusal::of_state(error),
             Self::NotUtf8(_) => "give the directory another name".into(),
         })
     }
