@@ -18,6 +18,9 @@ use crate::error::{Context, Result, SysError};
 /// passwd and subuid files are read up to this size; a line a user, so a million users fit.
 const MAX_DATABASE_BYTES: u64 = 64 << 20;
 
+/// What a helper says of its failure is one line.
+const MAX_COMPLAINT_BYTES: u64 = 4 << 10;
+
 /// One line of a user namespace's map: `count` ids from `outside` on appear as `inside` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdRange {
@@ -284,12 +287,18 @@ impl Helper {
         Ok(Self { name, args: args.join(" "), child })
     }
 
-    fn finish(self) -> Result<()> {
-        let output = self.child.wait_with_output().call(self.name, || self.args.clone())?;
-        if output.status.success() {
+    fn finish(mut self) -> Result<()> {
+        let mut said = Vec::new();
+        let read = match self.child.stderr.take() {
+            // The pipe closes with it: a helper that says more than is wanted does not wait.
+            Some(pipe) => pipe.take(MAX_COMPLAINT_BYTES).read_to_end(&mut said).map(drop),
+            None => Ok(()),
+        };
+        let status = self.child.wait().and_then(|status| read.map(|()| status));
+        if status.call(self.name, || self.args.clone())?.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&said);
         let said = said.lines().next().unwrap_or("no message").trim();
         Err(SysError::new(self.name, format!("{}: {said}", self.args), Errno::EPERM))
     }

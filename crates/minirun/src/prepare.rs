@@ -367,8 +367,9 @@ fn network_files(rootfs: &Path) -> Vec<(PathBuf, PathBuf)> {
 
 /// The directory at `path`, links resolved; `None` when there is none.
 fn directory(path: &Path) -> Result<Option<PathBuf>> {
-    match fs::canonicalize(path) {
-        Ok(found) => Ok(Some(found).filter(|path| path.is_dir())),
+    let found = fs::canonicalize(path);
+    match found.and_then(|path| Ok((fs::metadata(&path)?.is_dir(), path))) {
+        Ok((is_dir, found)) => Ok(Some(found).filter(|_| is_dir)),
         Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Ok(None)
         }

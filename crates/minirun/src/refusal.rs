@@ -90,7 +90,10 @@ fn denied() -> Reason {
 /// The reason where AppArmor denies what a user namespace is for; `None` where it does not.
 pub(crate) fn apparmor() -> Option<Reason> {
     let restricts = switch("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1");
-    restricts.then(|| {
+    // Root is not meant, nor a program that has a profile of its own.
+    let is_meant = !nix::unistd::geteuid().is_root()
+        && read("/proc/self/attr/current").is_none_or(|label| label.trim() == "unconfined");
+    (restricts && is_meant).then(|| {
         Reason::new(
             "AppArmor restricts user namespaces here",
             format!("allow minirun: {}", profile()),
@@ -132,7 +135,7 @@ pub(crate) fn maps(by_helpers: bool, error: &SysError) -> Reason {
         }
         (Errno::EPERM | Errno::EINVAL, _) => Reason::new(
             "without root only the caller's own user and group can be mapped, one id each",
-            "correct linux.uidMappings and linux.gidMappings",
+            "correct linux.uidMappings and linux.gidMappings where config.json has others, else see what is refused: minirun doctor",
         ),
         (errno, _) => step(errno),
     }

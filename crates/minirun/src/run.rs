@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ctsys::SysError;
 use ctsys::clone::{self, Child};
@@ -115,9 +115,7 @@ type Result<T> = std::result::Result<T, RunError>;
 /// Must be called before any thread is started.
 pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     let plan = Plan::new(&launch.spec, &launch.rootfs, &launch.maps)?;
-    if !launch.rootfs.is_dir() {
-        return Err(RunError::NoRootfs(launch.rootfs.clone()));
-    }
+    check_rootfs(&launch.rootfs)?;
     let states = StateRoot::open_default()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
     let result = if launch.detach {
@@ -127,6 +125,17 @@ pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     };
     mask.block().map_err(outside("restore the signal mask"))?;
     result
+}
+
+/// Told apart from what else can fail inside, where it would be one of many mounts.
+fn check_rootfs(path: &Path) -> Result<()> {
+    match std::fs::metadata(path).call("stat", || format!("{path:?}")) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Err(source) if !matches!(source.errno(), Errno::ENOENT | Errno::ENOTDIR) => {
+            Err(RunError::Outside { step: "get to the root filesystem", source })
+        }
+        _ => Err(RunError::NoRootfs(path.into())),
+    }
 }
 
 fn foreground(
@@ -144,7 +153,10 @@ fn foreground(
     });
     let removed = record.remove();
     let code = result?;
-    removed?;
+    if let Err(error) = removed {
+        // It ran all the same, and its code is what the caller waits for.
+        notice(&format!("the container's record stays: {}", chain(&error)));
+    }
     Ok(code)
 }
 

@@ -6,6 +6,7 @@ use ctsys::SysError;
 use ctsys::record::RecordError;
 use ctsys::report::Explain;
 use ctsys::state::StateError;
+use nix::errno::Errno;
 
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
@@ -143,6 +144,10 @@ impl Error {
     }
 }
 
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
 impl Explain for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
@@ -157,6 +162,7 @@ impl Explain for Error {
             Self::ForeignMaps { .. } => format!(
                 "remove {} to have it generated, or map the own id only", bundle::CONFIG_FILE
             ),
+            Self::Record(RecordError::Io { source, .. }) => refusal::step(errno_of(source)).hint(),
             Self::Record(_) | Self::Image(_) => "pull the image again with `ocipull --force`".into(),
             Self::User(error) => return error.hint(),
             Self::Volume(VolumeError::Named(text)) => {

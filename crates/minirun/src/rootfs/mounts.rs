@@ -14,6 +14,11 @@ use crate::handshake::{Failure, Step};
 use crate::plan::{Mount, MountSource};
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// Filesystems that a user namespace can mount (`FS_USERNS_MOUNT` in the kernel): where one of them
+/// is refused, its type is not why.
+const MOUNTABLE: &[&str] = &[
+    "proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "overlay", "cgroup", "cgroup2", "fuse",
+];
 
 /// Makes one mount. `later` are attribute flags that must wait until the set-up is done with it.
 pub(super) fn make(
@@ -39,7 +44,7 @@ pub(super) fn make(
                     ));
                     outer(root, mount, kind)
                 }
-                Err(error) => Err(refused(error, mount, kind)),
+                Err(error) => Err(refused(error, mount, kind, namespaces)),
             }
         }
         MountSource::Cgroup => cgroup(root, mount, namespaces),
@@ -83,21 +88,21 @@ fn new_filesystem(
     filesystem.mount(attrs)
 }
 
-fn refused(error: ctsys::SysError, mount: &Mount, kind: &str) -> Failure {
+fn refused(error: ctsys::SysError, mount: &Mount, kind: &str, namespaces: CloneFlags) -> Failure {
     let errno = error.errno();
     let failure = Err::<(), _>(error).step(|| shown(mount)).err();
     let failure = failure.unwrap_or_else(|| Failure::new(shown(mount)));
     match (kind, errno) {
         ("devpts", Errno::EINVAL) => failure
             .hint("a gid= that the user namespace does not map is refused: remove it from the mount's options"),
-        ("sysfs", Errno::EPERM) => failure.hint(
+        ("sysfs", Errno::EPERM) if !namespaces.contains(CloneFlags::CLONE_NEWNET) => failure.hint(
             "a new sysfs needs a network namespace of its own: bind /sys instead (options rbind, ro)",
         ),
-        ("mqueue", Errno::EPERM) => {
+        ("mqueue", Errno::EPERM) if !namespaces.contains(CloneFlags::CLONE_NEWIPC) => {
             failure.hint("a new mqueue needs an ipc namespace of its own")
         }
         (_, Errno::ENODEV) => failure.hint("this kernel has no such filesystem: check the type"),
-        (_, Errno::EPERM) => {
+        (_, Errno::EPERM) if !MOUNTABLE.contains(&kind) => {
             failure.hint("this filesystem cannot be mounted in a user namespace: bind a mounted one")
         }
         _ => failure,
