@@ -5,6 +5,7 @@
 //!   installs the id maps                   waits
 //!   ── Mapped ───────────────────────────▶ sets up: mounts, devices, network, …
 //!   ◀───────────────── Notice(text), 0…n ──
+//!   ◀──────────────────── Made(path), 0…n ──
 //!   ◀────────── Terminal + pty master, 0…1 ──
 //!   ◀──────────── Main + pidfd of the command ── forks; the init closes its end
 //!   ◀─ end of the socket: the command runs ── execve closes the last one
@@ -16,6 +17,7 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use ctsys::error::{Context, Result, SysError};
 use ctsys::fdpass;
@@ -35,6 +37,8 @@ const MAPPED: &[u8] = b"mapped";
 pub enum Message {
     /// Something to tell the user though nothing failed.
     Notice(String),
+    /// A path in the root filesystem that was missing and had to be made.
+    Made(PathBuf),
     /// The master of the container's terminal comes along.
     Terminal,
     /// A pidfd of the main command, not yet executed, comes along.

@@ -68,7 +68,10 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     let mut notice = |text: String| {
         let _ = handshake::send(socket, &Message::Notice(text), None);
     };
-    let terminal = rootfs::set_up(plan, &mut notice)?;
+    let mut made = |path| {
+        let _ = handshake::send(socket, &Message::Made(path), None);
+    };
+    let terminal = rootfs::set_up(plan, &mut notice, &mut made)?;
     let slave = match terminal {
         Some(Terminal { master, slave }) => {
             handshake::send(socket, &Message::Terminal, Some(master.as_fd()))

@@ -21,6 +21,7 @@
 //! init          numbered steps from birth to that loop             (inside)
 //! record        the state directory's entry                        (outside)
 //! terminal      the relay between the caller's terminal and the container's
+//! tidy          takes back what a failed start made in the root filesystem
 //! monitor       waits, forwards signals
 //! run           clone3, id maps, handshake, wait
 //! lifecycle     list, state, kill, delete
@@ -54,3 +55,4 @@ mod monitor;
 mod record;
 mod refusal;
 mod terminal;
+mod tidy;

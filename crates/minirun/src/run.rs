@@ -32,6 +32,7 @@ use crate::plan::{Plan, PlanError};
 use crate::record::Record;
 use crate::refusal;
 use crate::terminal::Relay;
+use crate::tidy;
 
 /// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +180,8 @@ fn start(
     let init = clone::spawn(plan.namespaces, || init::run(plan, &theirs, mask))
         .map_err(RunError::Namespaces)?;
     drop(theirs);
-    let result = set_up(launch, record, &init, &ours, notice);
+    let mut made = Vec::new();
+    let result = set_up(launch, record, &init, &ours, notice, &mut made);
     drop(ours);
     match result {
         Ok(master) => Ok(Started { init, master }),
@@ -189,19 +191,38 @@ fn start(
                 let _ = signal::send(&init.pidfd, libc::SIGKILL);
             }
             let code = wait::wait(&init.pidfd).map_err(outside("wait for the init"))?;
-            Err(error.unwrap_or(RunError::InitDied(code)))
+            if !made.is_empty()
+                && let Ok(Some(_held)) = record.lock_if_alone()
+            {
+                tidy::remove_made(&launch.rootfs, &made);
+            }
+            Err(name_bundle(error.unwrap_or(RunError::InitDied(code)), &launch.rootfs))
         }
     }
 }
 
+/// A bundle that was named as a root filesystem has no program where one is looked for.
+fn name_bundle(error: RunError, rootfs: &Path) -> RunError {
+    match error {
+        RunError::Inside(failure) if failure.code == 127 && rootfs.join("rootfs").is_dir() => {
+            let rootfs = rootfs.display();
+            let hint =
+                format!("there is a rootfs in {rootfs}, as in a bundle: minirun --bundle {rootfs}");
+            RunError::Inside(failure.hint(hint))
+        }
+        other => other,
+    }
+}
+
 /// The outside's part of the handshake; the terminal's master. `Err(None)` when the inside ended
-/// without a word.
+/// without a word. In `made` come the paths that the inside had to make in the root filesystem.
 fn set_up(
     launch: &Launch,
     record: &mut Record,
     init: &Child,
     socket: &OwnedFd,
     notice: &mut dyn FnMut(&str),
+    made: &mut Vec<PathBuf>,
 ) -> std::result::Result<Option<OwnedFd>, Option<RunError>> {
     let by_helpers = matches!(launch.maps.writer, MapWriter::Helpers { .. });
     launch.maps.install(init.pid).map_err(|source| RunError::Maps { by_helpers, source })?;
@@ -219,6 +240,7 @@ fn set_up(
     {
         match (message, fd) {
             (Message::Notice(text), _) => notice(&text),
+            (Message::Made(path), _) => made.push(path),
             (Message::Failed(failure), _) => return Err(Some(RunError::Inside(failure))),
             (Message::Terminal, Some(fd)) => {
                 master = Some(fd);
@@ -270,7 +292,7 @@ fn detached(
                 return Err(RunError::Inside(failure));
             }
             Message::Started => return Ok(0),
-            Message::Terminal | Message::Main => {}
+            Message::Made(_) | Message::Terminal | Message::Main => {}
         }
     }
     let code = wait::wait(&monitor.pidfd).map_err(outside("wait for the monitor"))?;

@@ -106,6 +106,7 @@ mod traced {
     }
 
     /// The command, seized before it is executed.
+    #[allow(clippy::zombie_processes, reason = "the tracer waits for all that end")]
     fn start(command: &[String]) -> Pid {
         let mut shell = Command::new("sh");
         shell.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]).args(command);
