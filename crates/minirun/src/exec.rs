@@ -229,7 +229,8 @@ fn enter(
     mask: &SignalSet,
 ) -> Failure {
     match join(process, main, kinds, socket) {
-        Ok(slave) => command::become_program(process, slave, mask),
+        // It runs from a copy that nobody can change.
+        Ok(slave) => command::become_program(process, slave, mask, false),
         Err(failure) => failure,
     }
 }

@@ -59,6 +59,7 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     umask(Mode::empty());
     new_keyring()?;
     command::adjust_oom_score(&plan.process)?;
+    let exposed = command::own_file::is_exposed();
     // 4. Names and network.
     set_names(plan)?;
     if plan.namespaces.contains(CloneFlags::CLONE_NEWNET) {
@@ -85,7 +86,7 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     prctl::set_dumpable(false)
         .call("prctl", || "PR_SET_DUMPABLE, 0".into())
         .step(|| "cannot hide the init".into())?;
-    start_main(plan, socket, slave, mask)
+    start_main(plan, socket, slave, mask, exposed)
 }
 
 /// The child that becomes the user's program.
@@ -94,10 +95,11 @@ fn start_main(
     socket: BorrowedFd<'_>,
     slave: Option<OwnedFd>,
     mask: &SignalSet,
+    exposed: bool,
 ) -> Result<i32, Failure> {
     reap::signals().block().step(|| "cannot block signals".into())?;
     let main = clone::spawn(CloneFlags::empty(), || {
-        let failure = command::become_program(&plan.process, slave, mask);
+        let failure = command::become_program(&plan.process, slave, mask, exposed);
         let code = failure.code;
         let _ = handshake::send(socket, &Message::Failed(failure), None);
         code
