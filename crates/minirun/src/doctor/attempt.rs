@@ -9,7 +9,6 @@ use ctsys::{SysError, clone, fdpass, isolate, wait};
 use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 
-use crate::caller::Caller;
 use crate::handshake::{self, Failure, Message, Step};
 
 /// Why an attempt failed.
@@ -30,14 +29,6 @@ pub(super) enum Refusal {
     /// It ended without a word.
     #[error("a child was killed")]
     Killed,
-}
-
-/// The ids that every caller may map.
-pub(super) fn own_ids(caller: &Caller) -> IdMaps {
-    match caller.uid {
-        0 => IdMaps::identity(),
-        uid => IdMaps::single(uid, caller.gid),
-    }
 }
 
 /// Runs `body` in a child with a user namespace of these ids and the other namespaces of `kinds`.

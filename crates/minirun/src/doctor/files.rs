@@ -49,7 +49,7 @@ pub(super) fn sys(caller: &Caller) -> Finding {
 
 fn fresh(caller: &Caller, kind: &str, namespace: CloneFlags) -> Result<(), Refusal> {
     let kinds = namespace | CloneFlags::CLONE_NEWNS;
-    attempt::with_namespaces(kinds, &attempt::own_ids(caller), || {
+    attempt::with_namespaces(kinds, &caller.own_maps(), || {
         NewFilesystem::open(kind)
             .and_then(|fs| fs.mount(0))
             .map(drop)
@@ -74,7 +74,7 @@ fn covered(check: &'static str, refusal: &Refusal) -> Finding {
 pub(super) fn overlay(caller: &Caller) -> Finding {
     let check = "overlay";
     let tried =
-        attempt::with_namespaces(CloneFlags::CLONE_NEWNS, &attempt::own_ids(caller), mount_overlay);
+        attempt::with_namespaces(CloneFlags::CLONE_NEWNS, &caller.own_maps(), mount_overlay);
     let Err(refusal) = tried else {
         return Finding::fine(check, "can be mounted over the current directory");
     };

@@ -26,7 +26,7 @@ const KINDS: [(&str, CloneFlags); 7] = [
 
 /// All namespaces at once, and a mount in them: AppArmor lets them be made, and takes the rights.
 pub(super) fn check(caller: &Caller) -> Finding {
-    let maps = attempt::own_ids(caller);
+    let maps = caller.own_maps();
     let all = KINDS.iter().fold(CloneFlags::empty(), |all, (_, kind)| all | *kind);
     let mounting = || {
         attempt::detach_mounts()?;
@@ -51,7 +51,7 @@ pub(super) fn check(caller: &Caller) -> Finding {
 
 /// Which kind there is no more of, each tried by itself.
 fn used_up(caller: &Caller) -> Reason {
-    let maps = attempt::own_ids(caller);
+    let maps = caller.own_maps();
     let is_used_up = |kind| {
         let tried = attempt::with_namespaces(kind, &maps, || Ok(()));
         matches!(tried, Err(Refusal::Namespaces(error)) if error.errno() == Errno::ENOSPC)
