@@ -35,6 +35,7 @@ use crate::lifecycle::{self, LifecycleError};
 use crate::monitor;
 use crate::plan::{Plan, PlanError, Process};
 use crate::record::{CONFIG_FILE, MAX_CONFIG_BYTES};
+use crate::refusal;
 use crate::rootfs::open_pty;
 use crate::terminal::Relay;
 use crate::user::{Accounts, UserError, UserSpec};
@@ -102,9 +103,9 @@ impl Explain for ExecError {
             Self::Plan(error) => error.hint(),
             Self::User(error) => error.hint(),
             Self::Cgroup(error) => error.hint(),
-            Self::Inside(failure) => failure.hint.clone(),
+            Self::Inside(failure) => Some(failure.remedy()),
             Self::Config { .. } => Some("start the container anew".into()),
-            Self::Outside { .. } => None,
+            Self::Outside { source, .. } => Some(refusal::step(source.errno()).hint()),
         }
     }
 
@@ -233,7 +234,8 @@ fn enter(
     mask: &SignalSet,
 ) -> Failure {
     match join(process, main, kinds, socket) {
-        Ok(slave) => command::become_program(process, slave, mask),
+        // It runs from a copy that nobody can change.
+        Ok(slave) => command::become_program(process, slave, mask, false),
         Err(failure) => failure,
     }
 }

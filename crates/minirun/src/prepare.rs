@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ctsys::idmap::IdMaps;
@@ -102,7 +103,7 @@ struct Place {
 
 impl Place {
     fn find(rootfs: &Path, root_path: Option<&Path>, bundle: Option<&Path>) -> Result<Self> {
-        let found = canonical(rootfs).filter(|path| path.is_dir());
+        let found = directory(rootfs)?;
         let found = found.ok_or_else(|| Error::no_rootfs(rootfs, bundle))?;
         // The record stands beside the name that ocipull was given, which may be a link's.
         let named = if rootfs.file_name().is_some() { rootfs } else { &found };
@@ -162,7 +163,7 @@ fn prepare_rootfs(options: &RunOptions, caller: &Caller, path: &Path) -> Result<
 }
 
 fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<Prepared> {
-    let dir = canonical(dir).filter(|path| path.is_dir()).ok_or_else(|| Error::no_bundle(dir))?;
+    let dir = directory(dir)?.ok_or_else(|| Error::no_bundle(dir))?;
     let own_name = naming::from_directory(&dir).unwrap_or_else(naming::drawn);
     let name = options.name.clone().unwrap_or_else(|| own_name.clone());
     let former = match bundle::read(&dir).map_err(Error::Bundle)? {
@@ -329,6 +330,18 @@ fn network_files(rootfs: &Path) -> Vec<(PathBuf, PathBuf)> {
         .filter(present)
         .filter_map(|path| Some((PathBuf::from(path), canonical(Path::new(path))?)))
         .collect()
+}
+
+/// The directory at `path`, links resolved; `None` when there is none.
+fn directory(path: &Path) -> Result<Option<PathBuf>> {
+    let found = fs::canonicalize(path);
+    match found.and_then(|path| Ok((fs::metadata(&path)?.is_dir(), path))) {
+        Ok((is_dir, found)) => Ok(Some(found).filter(|_| is_dir)),
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(cause) => Err(Error::Unreachable { path: path.into(), cause }),
+    }
 }
 
 fn canonical(path: &Path) -> Option<PathBuf> {

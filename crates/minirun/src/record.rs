@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ctsys::error::Context;
 use ctsys::process::ProcessId;
-use ctsys::state::{ContainerState, StateError, StateRoot, Status};
+use ctsys::state::{ContainerState, StateError, StateLock, StateRoot, Status};
 use oci_spec::runtime::Spec;
 
 use crate::launch::Launch;
@@ -159,6 +159,20 @@ impl Record {
             }
             other => other,
         }
+    }
+
+    /// The lock under which no container starts, if no other one has this root filesystem.
+    pub(crate) fn lock_if_alone(&self) -> Result<Option<StateLock>, StateError> {
+        let lock = self.root.lock()?;
+        for other in self.root.list()? {
+            if other.id != self.state.id
+                && other.rootfs == self.state.rootfs
+                && other.live_status()? != Status::Stopped
+            {
+                return Ok(None);
+            }
+        }
+        Ok(Some(lock))
     }
 
     /// It is over and nobody will ask.
