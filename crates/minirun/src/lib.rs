@@ -5,6 +5,7 @@
 //! spec          what `runc spec` writes, rootless or not; pure
 //! caller        who calls, and from where
 //! user          a user by name or number -> ids, by the root filesystem's own passwd and group
+//! seccomp       profiles -> what the kernel runs; pure
 //! config        image record + flags -> configuration; pure
 //! bundle        config.json: read, sealed as generated, written
 //! spec_file     `minirun spec`
@@ -42,6 +43,7 @@ pub mod prepare;
 pub mod reap;
 pub mod rootfs;
 pub mod run;
+pub mod seccomp;
 pub mod spec;
 pub mod spec_file;
 pub mod user;
