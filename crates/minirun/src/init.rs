@@ -94,7 +94,7 @@ fn start_main(
 ) -> Result<i32, Failure> {
     reap::signals().block().step(|| "cannot block signals".into())?;
     let main = clone::spawn(CloneFlags::empty(), || {
-        let failure = command::become_program(&plan.process, slave, mask);
+        let failure = command::become_program(&plan.process, plan.seccomp.as_ref(), slave, mask);
         let code = failure.code;
         let _ = handshake::send(socket, &Message::Failed(failure), None);
         code

@@ -13,6 +13,8 @@ use ctsys::report::Explain;
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
 
+use crate::seccomp::{self, Filter, SeccompError, usual};
+
 pub use mount::{Mount, MountSource};
 pub use process::{CapabilitySets, Process, Rlimit};
 
@@ -46,6 +48,8 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The user's program.
     pub process: Process,
+    /// What filters its system calls.
+    pub seccomp: Option<Filter>,
 }
 
 /// A device file of the host to show in the container.
@@ -91,6 +95,9 @@ pub enum PlanError {
         /// The id inside.
         id: u32,
     },
+    /// The profile of system calls.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// setgroups(2) is denied where one id is mapped without privilege.
     #[error("config asks for additional groups, which a single mapped id does not allow")]
     GroupsDenied,
@@ -99,6 +106,7 @@ pub enum PlanError {
 impl Explain for PlanError {
     fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Seccomp(error) => return error.hint(),
             Self::NoUserNamespace => {
                 "add {\"type\": \"user\"} to linux.namespaces, or start from `minirun spec --rootless`"
                     .into()
@@ -128,6 +136,7 @@ impl Plan {
         refuse_unsupported(spec, linux)?;
         let namespaces = namespaces(linux)?;
         let process = spec.process().as_ref().ok_or(PlanError::Missing("process"))?;
+        let process = Process::new(process, maps)?;
         let uts = |name: &Option<String>, field| match name.as_deref() {
             Some(name) if !name.is_empty() && !namespaces.contains(CloneFlags::CLONE_NEWUTS) => {
                 Err(invalid(field, name, "a uts namespace with it"))
@@ -148,7 +157,8 @@ impl Plan {
             sysctls: sysctls(linux, namespaces)?,
             hostname: uts(spec.hostname(), "hostname")?,
             domainname: uts(spec.domainname(), "domainname")?,
-            process: Process::new(process, maps)?,
+            seccomp: seccomp(spec, linux, process.capabilities.bounding)?,
+            process,
         })
     }
 }
@@ -177,7 +187,6 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
         (spec.windows().is_some(), "windows"),
         (spec.solaris().is_some(), "solaris"),
         (spec.zos().is_some(), "zos"),
-        (linux.seccomp().is_some(), "linux.seccomp"),
         (resources, "linux.resources"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
@@ -230,6 +239,17 @@ fn namespaces(linux: &Linux) -> Result<CloneFlags> {
         return Err(PlanError::Missing("a mount namespace in linux.namespaces"));
     }
     Ok(flags)
+}
+
+fn seccomp(spec: &Spec, linux: &Linux, bounding: u64) -> Result<Option<Filter>> {
+    if let Some(profile) = linux.seccomp() {
+        return Ok(Some(seccomp::compile(profile)?));
+    }
+    match spec.annotations().as_ref().and_then(|all| all.get(usual::ANNOTATION)) {
+        None => Ok(None),
+        Some(name) if name == usual::NAME => Ok(Some(usual::filter(bounding)?)),
+        Some(other) => Err(invalid("annotation minirun.seccomp", other, "usual")),
+    }
 }
 
 fn propagation(text: Option<&str>) -> Result<Option<Propagation>> {

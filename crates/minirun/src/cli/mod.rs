@@ -7,9 +7,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod environment;
 mod exec;
 mod run;
+mod security;
 
 pub use exec::ExecArgs;
 pub use run::RunArgs;
+pub use security::SecurityArgs;
 
 const AFTER_HELP: &str = "\
 A command's name wins over a root filesystem of that name: ./list is the directory.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::environment::environment;
+use super::security::SecurityArgs;
 use crate::config::overrides::{Net, Overrides};
 use crate::config::volume::Volume;
 use crate::prepare::{Error, Result, RunOptions, Target};
@@ -61,6 +62,8 @@ pub struct RunArgs {
     /// Do not let the root filesystem be written
     #[arg(long)]
     read_only: bool,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// Command in place of the image's entrypoint and default arguments; empty for none
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
@@ -103,6 +106,7 @@ impl RunArgs {
             }),
             hostname: self.hostname.map(hostname).transpose()?,
             read_only: self.read_only,
+            security: self.security.into_security(dir)?,
         };
         Ok(RunOptions {
             target,

@@ -6,8 +6,10 @@ use ctsys::idmap::IdMaps;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 
 use super::process::{add_term, change_capabilities, set_variable, user};
+use super::security::Security;
 use super::settable_gids;
 use super::volume::Volume;
+use crate::seccomp::profile::Profile;
 use crate::spec;
 use crate::user::{Accounts, Ids, UserError, UserSpec};
 
@@ -32,6 +34,8 @@ pub struct Overrides {
     pub hostname: Option<String>,
     /// Do not let the root filesystem be written.
     pub read_only: bool,
+    /// What it may do to the kernel.
+    pub security: Security,
 }
 
 /// Which network a container has.
@@ -56,6 +60,8 @@ pub struct Context<'a> {
     pub terminal: bool,
     /// Files of the host's that a container on its network sees: (path inside, path on the host).
     pub network_files: &'a [(PathBuf, PathBuf)],
+    /// The seccomp profile that is asked for by its file's name, and the kernel's version.
+    pub profile: Option<(&'a Profile, (u64, u64))>,
 }
 
 /// Changes `spec` as `overrides` ask.
@@ -82,6 +88,7 @@ pub fn apply(
     }
     let volumes = overrides.volumes.iter().map(Volume::to_mount);
     spec.mounts_mut().get_or_insert_default().extend(volumes);
+    overrides.security.apply(spec, context.profile);
     Ok(())
 }
 

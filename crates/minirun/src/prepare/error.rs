@@ -9,7 +9,9 @@ use ctsys::state::StateError;
 
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
+use crate::config::security::SecurityError;
 use crate::config::volume::VolumeError;
+use crate::seccomp::profile::ProfileError;
 use crate::user::UserError;
 
 /// The result of preparing a run.
@@ -68,6 +70,27 @@ pub enum Error {
     /// A volume.
     #[error(transparent)]
     Volume(VolumeError),
+    /// A `--security-opt`.
+    #[error(transparent)]
+    Security(SecurityError),
+    /// A seccomp profile that cannot be read.
+    #[error("cannot read the seccomp profile {path:?}")]
+    ReadProfile {
+        /// Absolute.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// A file that is no seccomp profile.
+    #[error("cannot use the seccomp profile {path:?}")]
+    Profile {
+        /// Absolute.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ProfileError,
+    },
     /// A `-v` source that is not there.
     #[error("no such volume source: {path:?}")]
     Source {
@@ -153,6 +176,9 @@ impl Explain for Error {
                 format!("for a directory here write ./{text}")
             }
             Self::Volume(_) => "-v takes an existing path and where it is to appear: -v ./src:/src:ro".into(),
+            Self::Security(error) => return error.hint(),
+            Self::ReadProfile { .. } => "--security-opt seccomp=FILE takes a file on the host".into(),
+            Self::Profile { .. } => "it takes docker's form of a profile, or config.json's".into(),
             Self::Source { .. } => "make it first; minirun makes no directories outside the container".into(),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),

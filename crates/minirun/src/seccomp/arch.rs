@@ -42,6 +42,17 @@ impl Arch {
         }
     }
 
+    /// The name in a profile.
+    pub(super) fn to_profile(self) -> runtime::Arch {
+        match self {
+            Self::X86_64 => runtime::Arch::ScmpArchX86_64,
+            Self::X86 => runtime::Arch::ScmpArchX86,
+            Self::X32 => runtime::Arch::ScmpArchX32,
+            Self::Aarch64 => runtime::Arch::ScmpArchAarch64,
+            Self::Arm => runtime::Arch::ScmpArchArm,
+        }
+    }
+
     /// What stands in `seccomp_data.arch` (AUDIT_ARCH_*, linux/audit.h).
     pub(super) fn audit(self) -> u32 {
         match self {

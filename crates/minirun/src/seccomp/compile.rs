@@ -184,10 +184,12 @@ fn refuse_notify(profile: &LinuxSeccomp) -> Result<()> {
 
 /// As runc: where a profile says no flags at all, the mitigation of speculative store bypass is left
 /// as it is without a filter. Since Linux 5.16 that is the kernel's own default too.
+pub(super) fn default_flags() -> u32 {
+    flag(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW)
+}
+
 fn flags(profile: &LinuxSeccomp) -> Result<u32> {
-    let Some(flags) = profile.flags() else {
-        return Ok(flag(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW));
-    };
+    let Some(flags) = profile.flags() else { return Ok(default_flags()) };
     flags.iter().try_fold(0, |all, name| {
         Ok(all
             | match name {

@@ -24,7 +24,9 @@ mod assemble;
 mod compile;
 mod condition;
 mod filter;
+pub mod profile;
 mod syscalls;
+pub mod usual;
 
 pub use compile::compile;
 
@@ -47,7 +49,7 @@ pub enum SeccompError {
     #[error("linux.seccomp is not supported on this machine's architecture")]
     Architecture,
     /// `SCMP_ACT_NOTIFY`, or what only makes sense with it.
-    #[error("linux.seccomp asks for {0}, which minirun does not support yet")]
+    #[error("config asks for {0} in linux.seccomp, which minirun does not support yet")]
     Notify(&'static str),
     /// `errnoRet` with an action that returns none.
     #[error("linux.seccomp has an errnoRet for {0}, which returns none")]
