@@ -41,6 +41,21 @@ fn every_name_has_the_same_number_everywhere() {
     }
 }
 
+/// By docker's rule that is one profile for each set of capabilities.
+#[test]
+fn the_usual_profile_does_the_same() {
+    let mut peer = Peer::start();
+    let numbers = peer.numbers();
+    let dockers = 0x0000_0000_a804_25fb;
+    for bounding in [dockers, 0, u64::MAX] {
+        let written = minirun::seccomp::usual::profile(bounding);
+        let mut profile = Profile::from_json(&serde_json::to_value(&written).unwrap());
+        profile.rules.retain(|rule| rule.name != INCOMPLETE);
+        let seen = compare(&mut peer, &profile, &mut Random::new(bounding), &numbers);
+        assert_eq!((seen.libseccomp_is_wrong, seen.another_order), (0, 0), "{bounding:#x}");
+    }
+}
+
 #[test]
 fn profiles_as_people_write_them_do_the_same() {
     // One condition a rule, or none.

@@ -8,6 +8,8 @@ pub(crate) mod machine;
 pub(crate) mod peer;
 pub(crate) mod random;
 
+use serde_json::Value;
+
 /// Interfaces as libseccomp's and ours are asked for: its name, runtime-spec's name, what the kernel
 /// has in `seccomp_data.arch`.
 pub(crate) const ARCHES: [(&str, &str, u32); 5] = [
@@ -79,6 +81,33 @@ impl Profile {
         })
     }
 
+    /// Of what runtime-spec's form says.
+    pub(crate) fn from_json(json: &Value) -> Self {
+        let number = |value: &Value| u32::try_from(value.as_u64().unwrap_or(1)).unwrap();
+        let mut rules = Vec::new();
+        for entry in json["syscalls"].as_array().unwrap() {
+            let arg = |arg: &Value| Arg {
+                index: number(&arg["index"]) as usize,
+                op: operator(arg["op"].as_str().unwrap()),
+                value: arg["value"].as_u64().unwrap(),
+                second: arg["valueTwo"].as_u64().unwrap_or(0),
+            };
+            let args: Vec<Arg> = entry["args"].as_array().into_iter().flatten().map(arg).collect();
+            let action = value_of(&entry["action"], number(&entry["errnoRet"]));
+            rules.extend(entry["names"].as_array().unwrap().iter().map(|name| Rule {
+                name: name.as_str().unwrap().into(),
+                action,
+                args: args.clone(),
+            }));
+        }
+        let index = |arch: &Value| ARCHES.iter().position(|a| a.1 == arch).unwrap();
+        Self {
+            default: value_of(&json["defaultAction"], number(&json["defaultErrnoRet"])),
+            arches: json["architectures"].as_array().unwrap().iter().map(index).collect(),
+            rules,
+        }
+    }
+
     /// Compiled by minirun.
     pub(crate) fn compile(&self) -> Result<machine::Program, String> {
         let profile = serde_json::from_value(self.to_json()).unwrap();
@@ -95,6 +124,18 @@ impl Rule {
             serde_json::json!({ "index": a.index, "op": op, "value": a.value, "valueTwo": a.second })
         }).collect();
         serde_json::json!({ "names": [self.name], "action": action, "errnoRet": errno, "args": args })
+    }
+}
+
+fn operator(name: &str) -> usize {
+    OPERATORS.iter().position(|op| name == format!("SCMP_CMP_{op}")).unwrap()
+}
+
+fn value_of(action: &Value, data: u32) -> u32 {
+    match action.as_str().unwrap() {
+        "SCMP_ACT_ALLOW" => ALLOW,
+        "SCMP_ACT_ERRNO" => ERRNO | data,
+        other => panic!("{other}"),
     }
 }
 
