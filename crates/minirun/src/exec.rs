@@ -185,6 +185,7 @@ fn process_of(
         terminal: options.tty,
         network_files: &[],
         profile: None,
+        volumes: &[],
     };
     overrides::change_process(&mut process, &overrides, &context)?;
     Ok(process)

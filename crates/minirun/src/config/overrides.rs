@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use ctsys::idmap::IdMaps;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 
+use super::ephemeral::{self, Ephemeral};
+use super::mounts::MountChanges;
 use super::process::{add_term, change_capabilities, set_variable, user};
+use super::rights::RightsChanges;
 use super::security::Security;
 use super::settable_gids;
-use super::volume::Volume;
 use crate::seccomp::profile::Profile;
 use crate::spec;
 use crate::user::{Accounts, Ids, UserError, UserSpec};
@@ -26,8 +28,10 @@ pub struct Overrides {
     pub workdir: Option<PathBuf>,
     /// Who to run as.
     pub user: Option<UserSpec>,
-    /// Bind mounts.
-    pub volumes: Vec<Volume>,
+    /// Mounts.
+    pub mounts: MountChanges,
+    /// Rights, limits and kernel parameters.
+    pub rights: RightsChanges,
     /// Which network.
     pub net: Option<Net>,
     /// The host name inside.
@@ -36,6 +40,8 @@ pub struct Overrides {
     pub read_only: bool,
     /// What it may do to the kernel.
     pub security: Security,
+    /// Throw all changes of the root filesystem away.
+    pub ephemeral: Option<Ephemeral>,
 }
 
 /// Which network a container has.
@@ -62,6 +68,8 @@ pub struct Context<'a> {
     pub network_files: &'a [(PathBuf, PathBuf)],
     /// The seccomp profile that is asked for by its file's name, and the kernel's version.
     pub profile: Option<(&'a Profile, (u64, u64))>,
+    /// The volumes that the image names.
+    pub volumes: &'a [PathBuf],
 }
 
 /// Changes `spec` as `overrides` ask.
@@ -86,8 +94,12 @@ pub fn apply(
         Some(Net::None) => own_network(spec),
         None => {}
     }
-    let volumes = overrides.volumes.iter().map(Volume::to_mount);
-    spec.mounts_mut().get_or_insert_default().extend(volumes);
+    overrides.mounts.apply(spec, context.volumes);
+    if let Some(ephemeral) = overrides.ephemeral {
+        ephemeral::apply(spec, ephemeral);
+    }
+    overrides.rights.apply(spec, context.accounts)?;
+    // What of a profile is in force depends on the capabilities.
     overrides.security.apply(spec, context.profile);
     Ok(())
 }
@@ -142,7 +154,10 @@ fn change_user(process: &mut Process, context: &Context<'_>, ids: Ids) {
     let changed = capabilities.map(|sets| change_capabilities(sets.clone(), ids.uid));
     process.set_capabilities(changed);
     let additional_gids = settable_gids(context.maps, ids.additional_gids);
-    process.set_user(user(&Ids { additional_gids, ..ids }));
+    let umask = process.user().umask();
+    let mut user = user(&Ids { additional_gids, ..ids });
+    user.set_umask(umask);
+    process.set_user(user);
 }
 
 /// Without a network namespace of its own the kernel refuses a fresh sysfs: the host's then.
