@@ -111,7 +111,10 @@ fn start_main(
     let main = clone::spawn_until_exec(|| {
         // The outside writes its record while the program is loaded.
         let failure = match tell_of_main(socket) {
-            Ok(()) => command::become_program(&plan.process, slave.take(), mask, exposed),
+            Ok(()) => {
+                let filter = plan.seccomp.as_ref();
+                command::become_program(&plan.process, filter, slave.take(), mask, exposed)
+            }
             Err(failure) => failure,
         };
         let code = failure.code;

@@ -6,6 +6,7 @@
 //! caller        who calls, and from where
 //! refusal       why this machine refuses something -> cause and remedy
 //! user          a user by name or number -> ids, by the root filesystem's own passwd and group
+//! seccomp       profiles -> what the kernel runs; pure
 //! config        image record + flags -> configuration; pure
 //! bundle        config.json: read, sealed as generated, written
 //! spec_file     `minirun spec`
@@ -52,6 +53,7 @@ pub mod prepare;
 pub mod reap;
 pub mod rootfs;
 pub mod run;
+pub mod seccomp;
 pub mod spec;
 pub mod spec_file;
 pub mod tini;

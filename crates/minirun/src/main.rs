@@ -11,6 +11,7 @@ use minirun::cli::{
     Cli, Command, DoctorArgs, ExecArgs, ListArgs, ListFormat, LogsArgs, RmArgs, RunArgs, SpecArgs,
     StopArgs,
 };
+use minirun::config::security;
 use minirun::exec::ExecOptions;
 use minirun::launch::Launch;
 use minirun::lifecycle::{Filter, LifecycleError, Stopping};
@@ -95,7 +96,9 @@ fn show(launch: &Launch) -> ExitCode {
     if let Err(error) = Plan::new(&launch.spec, &launch.rootfs, &launch.maps) {
         return report(PROGRAM, &error);
     }
-    match json::to_text(&launch.spec) {
+    let mut spec = launch.spec.clone();
+    security::write_out(&mut spec);
+    match json::to_text(&spec) {
         Ok(text) => {
             print(&format!("{text}\n"));
             ExitCode::SUCCESS

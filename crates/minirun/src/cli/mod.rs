@@ -17,6 +17,7 @@ mod mounts;
 mod remove;
 mod rights;
 mod run;
+mod security;
 mod stop;
 
 pub use doctor::DoctorArgs;
@@ -25,6 +26,7 @@ pub use list::{ListArgs, ListFormat};
 pub use logs::LogsArgs;
 pub use remove::RmArgs;
 pub use run::RunArgs;
+pub use security::SecurityArgs;
 pub use stop::StopArgs;
 
 const AFTER_HELP: &str = "\
