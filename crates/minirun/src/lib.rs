@@ -38,7 +38,6 @@ pub mod init;
 pub mod json;
 pub mod launch;
 pub mod lifecycle;
-pub mod log;
 pub mod naming;
 pub mod plan;
 pub mod prepare;
@@ -50,6 +49,7 @@ pub mod spec_file;
 pub mod user;
 
 mod command;
+mod log;
 mod monitor;
 mod record;
 mod sweep;
