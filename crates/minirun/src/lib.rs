@@ -17,7 +17,9 @@
 //! rootfs        mounts by descriptor, /dev, masks, pivot_root      (inside)
 //! command       the last steps before the user's program           (inside)
 //! reap          the PID 1 loop                                     (inside)
+//! tini          that loop as a program of its own: `minirun init`
 //! init          numbered steps from birth to that loop             (inside)
+//! cgroup        limits: a delegated cgroup, found or asked of systemd          (outside)
 //! sweep         the remnants of miniruns that were killed          (outside)
 //! log           what a container in the background writes          (outside)
 //! record        the state directory's entry                        (outside)
@@ -30,6 +32,7 @@
 
 pub mod bundle;
 pub mod caller;
+pub mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod exec;
@@ -46,6 +49,7 @@ pub mod rootfs;
 pub mod run;
 pub mod spec;
 pub mod spec_file;
+pub mod tini;
 pub mod user;
 
 mod command;

@@ -15,7 +15,7 @@ use minirun::launch::Launch;
 use minirun::lifecycle::{Filter, LifecycleError, LogOptions, Stopping};
 use minirun::plan::Plan;
 use minirun::prepare::{self, EXIT_OWN_FAILURE};
-use minirun::{json, lifecycle, spec_file};
+use minirun::{json, lifecycle, spec_file, tini};
 
 const PROGRAM: &str = "minirun";
 
@@ -23,6 +23,10 @@ const PROGRAM: &str = "minirun";
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
+    // Before all else: an init in an image is to start at once, and tini's words are its own.
+    if let Some(init) = tini::CommandLine::recognise(std::env::args_os()) {
+        return ExitCode::from(init.run());
+    }
     let cli = match Cli::parse_from_args(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => return not_understood(&error),
@@ -51,8 +55,9 @@ fn main() -> ExitCode {
         Some(Command::Top { container }) => {
             finish(lifecycle::top(&container).map(|text| print(&text)))
         }
+        // Only where an option stands before it: else this is not reached.
         Some(Command::Init { .. }) => {
-            report(PROGRAM, &Usage::new(PROGRAM, "init is reserved: ./init is the directory", 1))
+            report(PROGRAM, &Usage::new(PROGRAM, "init must be the first word", EXIT_OWN_FAILURE))
         }
     }
 }

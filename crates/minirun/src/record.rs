@@ -44,7 +44,7 @@ impl Record {
                 if other.live_status()? != Status::Stopped {
                     return Err(StateError::Exists(launch.name.clone()));
                 }
-                root.remove(&other.id, &lock)?;
+                sweep::forget(&root, &other, &lock)?;
             }
             Err(StateError::NotFound(_)) => {}
             Err(other) => return Err(other),
@@ -63,6 +63,8 @@ impl Record {
             main: None,
             monitor: ProcessId::of(std::process::id().cast_signed())?,
             exposed_ports: launch.exposed_ports.clone(),
+            cgroup: None,
+            oom_killed: false,
             exit_code: None,
             started: None,
             finished: None,
@@ -84,6 +86,19 @@ impl Record {
     /// Where the container's files lie.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where the container's cgroup will be: told before it is made, so that whoever finds the record
+    /// of one that was killed can remove it.
+    pub(crate) fn has_cgroup(&mut self, path: &Path) -> Result<(), StateError> {
+        self.state.cgroup = Some(path.into());
+        let lock = self.root.lock()?;
+        self.root.update(&self.state, &lock)
+    }
+
+    /// The kernel killed a process of the container because memory was short.
+    pub(crate) fn oom_killed(&mut self) {
+        self.state.oom_killed = true;
     }
 
     /// Keeps the configuration for `exec`, and for those who look.
@@ -134,6 +149,8 @@ impl Record {
         self.state.status = Status::Stopped;
         self.state.pid = 0;
         self.state.exit_code = Some(code.into());
+        sweep::remove_cgroup(&self.state)?;
+        self.state.cgroup = None;
         self.state.finished = Some(timestamp(SystemTime::now()));
         match self.root.update(&self.state, &lock) {
             // How it ended is worth more than what it wrote long ago.
@@ -147,7 +164,7 @@ impl Record {
     /// It is over and nobody will ask.
     pub(crate) fn remove(self) -> Result<(), StateError> {
         let lock = self.root.lock()?;
-        if self.is_ours() { self.root.remove(&self.state.id, &lock) } else { Ok(()) }
+        if self.is_ours() { sweep::forget(&self.root, &self.state, &lock) } else { Ok(()) }
     }
 
     /// Whether the record is still this container's: `delete --force` may have removed it, and

@@ -26,6 +26,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
+use crate::cgroup::{Cgroup, CgroupError, Place};
 use crate::handshake::{self, Failure, Message};
 use crate::init;
 use crate::launch::Launch;
@@ -35,6 +36,7 @@ use crate::plan::{Plan, PlanError};
 use crate::record::Record;
 use crate::terminal::Relay;
 
+mod oom;
 mod refusal;
 
 /// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
@@ -46,6 +48,9 @@ pub enum RunError {
     /// The state directory could not be read or written, or the name is taken.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The limits cannot be set.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// There is no root filesystem.
     #[error("no root filesystem at {0:?}")]
     NoRootfs(PathBuf),
@@ -89,6 +94,7 @@ impl Explain for RunError {
                 Some(format!("choose another --name, or remove it: minirun delete --force {name}"))
             }
             Self::State(error) => error.remedy(),
+            Self::Cgroup(error) => error.hint(),
             Self::NoRootfs(_) => {
                 Some("name a root filesystem, or make one: ocipull IMAGE ./rootfs".into())
             }
@@ -127,11 +133,12 @@ pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
         return Err(RunError::NoRootfs(launch.rootfs.clone()));
     }
     let states = StateRoot::open_default()?;
+    let place = plan.resources.as_ref().map(|r| Place::find(&launch.id, r)).transpose()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
     let result = if launch.detach {
-        detached(launch, &plan, states, &mask, notice)
+        detached(launch, &plan, place.as_ref(), states, &mask, notice)
     } else {
-        foreground(launch, &plan, states, &mask, notice)
+        foreground(launch, &plan, place.as_ref(), states, &mask, notice)
     };
     mask.block().map_err(outside("restore the signal mask"))?;
     result
@@ -140,16 +147,21 @@ pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
 fn foreground(
     launch: &Launch,
     plan: &Plan,
+    place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let mut record = Record::reserve(states, launch)?;
-    let result = start(launch, plan, &mut record, mask, notice).and_then(|started| {
+    let result = start(launch, plan, place, &mut record, mask, notice).and_then(|started| {
         let relay = started.master.map(Relay::interactive).transpose();
         let relay = relay.map_err(outside("use the terminal"))?;
         record.sweep_others();
-        monitor::wait_for(&started.init.pidfd, relay).map_err(outside("wait for the container"))
+        let code = monitor::wait_for(&started.init.pidfd, relay);
+        let code = code.map_err(outside("wait for the container"))?;
+        let kills = started.cgroup.map_or(0, |cgroup| cgroup.oom_kills());
+        oom::note(kills, code, plan).iter().for_each(|note| notice(note));
+        Ok(code)
     });
     let removed = record.remove();
     let code = result?;
@@ -160,6 +172,7 @@ fn foreground(
 /// A container whose command runs.
 struct Started {
     init: Child,
+    cgroup: Option<Cgroup>,
     master: Option<OwnedFd>,
 }
 
@@ -168,18 +181,21 @@ struct Started {
 fn start(
     launch: &Launch,
     plan: &Plan,
+    place: Option<&Place>,
     record: &mut Record,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<Started> {
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
-    let init = clone::spawn(plan.namespaces, || init::run(plan, &theirs, mask))
+    let cgroup = place.map(|place| make_cgroup(place, plan, record)).transpose()?.flatten();
+    let dir = cgroup.as_ref().map(Cgroup::dir);
+    let init = clone::spawn_into(plan.born_into(), dir, || init::run(plan, &theirs, mask))
         .map_err(RunError::Namespaces)?;
     drop(theirs);
     let result = set_up(launch, record, &init, &ours, notice);
     drop(ours);
     match result {
-        Ok(master) => Ok(Started { init, master }),
+        Ok(master) => Ok(Started { init, cgroup, master }),
         Err(error) => {
             if error.is_some() {
                 // When the outside failed, the inside may be well on its way.
@@ -189,6 +205,13 @@ fn start(
             Err(error.unwrap_or(RunError::InitDied(code)))
         }
     }
+}
+
+/// The container's cgroup with its limits, in the record before it is there.
+fn make_cgroup(place: &Place, plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
+    let Some(resources) = &plan.resources else { return Ok(None) };
+    record.has_cgroup(place.path())?;
+    Ok(Some(place.create(resources)?))
 }
 
 /// The outside's part of the handshake; the terminal's master. `Err(None)` when the inside ended
@@ -235,13 +258,14 @@ fn set_up(
 fn detached(
     launch: &Launch,
     plan: &Plan,
+    place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
     let monitor = clone::spawn(CloneFlags::empty(), move || {
-        match monitor_start(launch, plan, states, mask, &theirs) {
+        match monitor_start(launch, plan, place, states, mask, &theirs) {
             Ok(running) => running.watch(theirs),
             Err(error) => {
                 let failure = Failure {
@@ -277,6 +301,7 @@ fn detached(
 /// A detached container whose command runs, as its monitor has it.
 struct Detached {
     init: Child,
+    cgroup: Option<Cgroup>,
     record: Record,
     relay: Relay,
 }
@@ -285,6 +310,7 @@ struct Detached {
 fn monitor_start(
     launch: &Launch,
     plan: &Plan,
+    place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
     socket: &OwnedFd,
@@ -316,7 +342,7 @@ fn monitor_start(
     let mut notice = |text: &str| {
         let _ = handshake::send(socket, &Message::Notice(text.into()), None);
     };
-    let started = match start(launch, plan, &mut record, mask, &mut notice) {
+    let started = match start(launch, plan, place, &mut record, mask, &mut notice) {
         Ok(started) => started,
         Err(error) => {
             record.remove()?;
@@ -330,13 +356,13 @@ fn monitor_start(
     };
     let relay = relay.map_err(outside("take the container's output"))?;
     die_with_parent(None)?;
-    Ok(Detached { init: started.init, record, relay })
+    Ok(Detached { init: started.init, cgroup: started.cgroup, record, relay })
 }
 
 impl Detached {
     /// The monitor's part from then on: says so on `socket`, waits, records the end. Returns its
     /// own exit code, which nobody asks for.
-    fn watch(self, socket: OwnedFd) -> u8 {
+    fn watch(mut self, socket: OwnedFd) -> u8 {
         let told = handshake::send(&socket, &Message::Started, None);
         drop(socket);
         self.record.sweep_others();
@@ -345,6 +371,9 @@ impl Detached {
             let _ = signal::send(&self.init.pidfd, libc::SIGKILL);
         }
         let code = monitor::wait_for(&self.init.pidfd, Some(self.relay)).unwrap_or(125);
+        if self.cgroup.is_some_and(|cgroup| cgroup.oom_kills() > 0) {
+            self.record.oom_killed();
+        }
         let recorded = if told.is_ok() { self.record.ended(code) } else { self.record.remove() };
         u8::from(recorded.is_err())
     }

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use ctsys::error::Context;
 use ctsys::process::ProcessId;
-use ctsys::state::{ContainerState, StateError, StateRoot};
+use ctsys::state::{ContainerState, StateError, StateLock, StateRoot};
 use ctsys::{SysError, signal};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::cgroup;
 
 /// How long the end of a killed container is waited for: the kernel ends all of its processes at
 /// once, but a busy machine may take its time.
@@ -41,10 +43,30 @@ pub(crate) fn clean_one(root: &StateRoot, id: &str) -> Result<(), StateError> {
     if !is_remnant(root, id)? {
         return Ok(());
     }
-    match root.remove(id, &lock) {
+    let removed = match root.load(id) {
+        Ok(state) => forget(root, &state, &lock),
+        Err(_) => root.remove(id, &lock),
+    };
+    match removed {
         Err(StateError::NotFound(_)) => Ok(()),
         other => other,
     }
+}
+
+/// Removes a stopped container's record, and its cgroup first: without the record nobody would know
+/// of it.
+pub(crate) fn forget(
+    root: &StateRoot,
+    state: &ContainerState,
+    lock: &StateLock,
+) -> Result<(), StateError> {
+    remove_cgroup(state)?;
+    root.remove(&state.id, lock)
+}
+
+/// The cgroup of a container that has ended.
+pub(crate) fn remove_cgroup(state: &ContainerState) -> Result<(), StateError> {
+    Ok(state.cgroup.as_deref().map_or(Ok(()), cgroup::remove)?)
 }
 
 /// A damaged record is none: who asks for it hears of it.

@@ -1,6 +1,8 @@
 //! The outside's end of a container's terminal: the caller's one in raw mode, and bytes both ways. In
 //! the background, that of its output too.
 
+mod raw;
+
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,8 +11,9 @@ use ctsys::error::{Context, Result};
 use ctsys::tty;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::PollFlags;
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use raw::RawMode;
 
 use crate::log::Log;
 
@@ -36,7 +39,7 @@ pub(crate) struct Relay {
     /// Held open: the master of a pty whose slave nobody has open reports an end, though a process
     /// inside may open `/dev/console` later.
     _slave: Option<OwnedFd>,
-    _raw: Option<RawMode>,
+    raw: Option<RawMode>,
 }
 
 impl Relay {
@@ -84,7 +87,7 @@ impl Relay {
             to_output: Vec::new(),
             master_open: true,
             _slave: slave,
-            _raw: raw,
+            raw,
         })
     }
 
@@ -93,6 +96,22 @@ impl Relay {
         if let Some(size) = tty::callers_window_size() {
             // A terminal whose other side is gone needs no size.
             let _ = tty::set_window_size(&self.master, size);
+        }
+    }
+
+    /// The caller is to have its terminal as it was, for as long as this process is stopped.
+    pub(crate) fn suspend(&self) {
+        if let Some(raw) = &self.raw {
+            raw.leave();
+        }
+    }
+
+    /// The end of [`Relay::suspend`], or of a stop that left no time for it (SIGSTOP): whoever had
+    /// the terminal meanwhile may have changed it.
+    pub(crate) fn resume(&self) {
+        if let Some(raw) = &self.raw {
+            raw.enter_again();
+            self.resize();
         }
     }
 
@@ -136,11 +155,20 @@ impl Relay {
         loop {
             while !self.to_output.is_empty() {
                 self.write_output();
+                self.wait_for_output();
             }
             if !self.master_open || !self.read_master() {
                 break;
             }
         }
+    }
+
+    /// Until the output takes what is left, where somebody has made it not block.
+    fn wait_for_output(&self) {
+        let Some(output) = self.output.as_ref().filter(|_| !self.to_output.is_empty()) else {
+            return;
+        };
+        let _ = poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
     }
 
     fn read_input(&mut self) {
@@ -230,28 +258,6 @@ impl Output {
                 Ok(bytes.len())
             }
         }
-    }
-}
-
-/// A terminal in raw mode; as it was before, once this is dropped.
-struct RawMode {
-    before: Termios,
-}
-
-impl RawMode {
-    fn enter(terminal: BorrowedFd<'_>) -> Result<Self> {
-        let before = tcgetattr(terminal).call("tcgetattr", || "0".into())?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(terminal, SetArg::TCSANOW, &raw).call("tcsetattr", || "0, raw".into())?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        // A terminal that is gone needs no mode.
-        let _ = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &self.before);
     }
 }
 

@@ -9,6 +9,7 @@ mod environment;
 mod exec;
 mod ids;
 mod life;
+mod limits;
 mod list;
 mod logs;
 mod mounts;
@@ -45,7 +46,7 @@ The newest 8 MiB that a container in the background writes are kept (--log-opt m
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     override_usage = "minirun [--rootless] [OPTIONS] [ROOTFS | --bundle DIR] [-- COMMAND...]\n       \
-                      minirun <list|logs|exec|top|inspect|stop|wait|rm|spec|state|kill|delete> ...",
+                      minirun <list|logs|exec|top|inspect|stop|wait|rm|init|spec|state|kill|delete> ...",
     after_help = AFTER_HELP
 )]
 pub struct Cli {
@@ -134,12 +135,12 @@ pub enum Command {
         /// Id, name, or unique start of an id
         container: String,
     },
-    /// Reserved for the init as a program of its own
-    #[command(hide = true)]
+    /// Run a command under an init that reaps orphans: for images, see `minirun init --help`
+    #[command(disable_help_flag = true)]
     Init {
-        /// Whatever it will take.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
+        /// What its own parser takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION|COMMAND")]
+        args: Vec<OsString>,
     },
 }
 

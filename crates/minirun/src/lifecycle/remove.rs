@@ -9,7 +9,8 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::{LifecycleError, Result, find, open, root_with, sys};
-use crate::sweep::{KILL_LIMIT, ended_by};
+use crate::cgroup;
+use crate::sweep::{self, KILL_LIMIT, ended_by};
 
 /// Removes a stopped container; with `force`, kills a running one first and forgives one that does
 /// not exist. Whether there was one.
@@ -32,7 +33,7 @@ fn remove(state: &ContainerState, force: bool) -> Result<()> {
     let lock = root.lock()?;
     // Another one may have taken the id while the lock was free.
     match root.load(&state.id) {
-        Ok(now) if now.created == state.created => Ok(root.remove(&state.id, &lock)?),
+        Ok(now) if now.created == state.created => Ok(sweep::forget(&root, &now, &lock)?),
         // One in the foreground, or with --rm, was removed by the process outside.
         Ok(_) | Err(StateError::NotFound(_)) => Ok(()),
         Err(other) => Err(other.into()),
@@ -41,6 +42,8 @@ fn remove(state: &ContainerState, force: bool) -> Result<()> {
 
 /// Kills all of the container and waits for its end.
 fn end(state: &ContainerState) -> Result<()> {
+    // All at once, what entered from outside, too.
+    state.cgroup.as_deref().into_iter().for_each(cgroup::kill);
     let monitor = open("kill", state, state.monitor.as_ref())?;
     // One that is still being set up ends with its launcher.
     let target = if state.init.is_some() { state.init } else { state.monitor };

@@ -9,6 +9,7 @@ use ctsys::state::StateError;
 
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
+use crate::config::limits::LimitError;
 use crate::config::value::BadValue;
 use crate::user::UserError;
 
@@ -68,6 +69,9 @@ pub enum Error {
     /// The value of an option.
     #[error(transparent)]
     Value(BadValue),
+    /// A limit.
+    #[error(transparent)]
+    Limit(LimitError),
     /// A source on the host that is not there, or out of the caller's reach.
     #[error("cannot show {path:?} of the host")]
     Source {
@@ -185,6 +189,7 @@ impl Explain for Error {
                 "make it first; minirun makes no directories outside the container".into()
             }
             Self::Source { .. } => "the caller must be able to reach it".into(),
+            Self::Limit(error) => format!("see minirun --help for {}", error.option),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),
             Self::EnvFile { .. } => "--env-file takes a file with a line NAME=VALUE for each variable".into(),
