@@ -16,7 +16,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, SysError};
@@ -147,7 +146,7 @@ impl ContainerState {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A system call failed.
-    #[error(transparent)]
+    #[error("cannot access the state of containers")]
     Sys(#[from] SysError),
     /// The directory belongs to somebody else or lets others in.
     #[error(
@@ -234,9 +233,9 @@ pub struct StateRoot {
     links: u64,
 }
 
-/// Held while the set of containers changes; released on drop.
+/// Held while the set of containers changes; released on drop, as the file is closed (flock(2)).
 #[derive(Debug)]
-pub struct StateLock(#[allow(dead_code)] Flock<File>);
+pub struct StateLock(#[allow(dead_code)] File);
 
 impl StateRoot {
     /// The caller's root, made if need be, its owner and mode checked.
@@ -299,10 +298,8 @@ impl StateRoot {
             .mode(0o600)
             .open(&path)
             .call("open", || format!("{path:?}"))?;
-        match Flock::lock(file, FlockArg::LockExclusive) {
-            Ok(lock) => Ok(StateLock(lock)),
-            Err((_, errno)) => Err(SysError::new("flock", format!("{path:?}"), errno).into()),
-        }
+        file.lock().call("flock", || format!("{path:?}"))?;
+        Ok(StateLock(file))
     }
 
     /// Takes `state.id`: makes its directory and writes the first record. An id in use is an error.

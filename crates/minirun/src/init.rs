@@ -68,6 +68,7 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     new_keyring()?;
     command::adjust_oom_score(&plan.process)?;
     enter_cgroup_namespace(plan)?;
+    let exposed = command::own_file::is_exposed();
     // 4. Names and network.
     set_names(plan)?;
     if plan.namespaces.contains(CloneFlags::CLONE_NEWNET) {
@@ -77,7 +78,10 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     let mut notice = |text: String| {
         let _ = handshake::send(socket, &Message::Notice(text), None);
     };
-    let terminal = rootfs::set_up(plan, &mut notice)?;
+    let mut made = |path| {
+        let _ = handshake::send(socket, &Message::Made(path), None);
+    };
+    let terminal = rootfs::set_up(plan, &mut notice, &mut made)?;
     let slave = match terminal {
         Some(Terminal { master, slave }) => {
             handshake::send(socket, &Message::Terminal, Some(master.as_fd()))
@@ -91,7 +95,7 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     prctl::set_dumpable(false)
         .call("prctl", || "PR_SET_DUMPABLE, 0".into())
         .step(|| "cannot hide the init".into())?;
-    start_main(plan, socket, slave, mask)
+    start_main(plan, socket, slave, mask, exposed)
 }
 
 /// The child that becomes the user's program.
@@ -100,13 +104,17 @@ fn start_main(
     socket: BorrowedFd<'_>,
     slave: Option<OwnedFd>,
     mask: &SignalSet,
+    exposed: bool,
 ) -> Result<i32, Failure> {
     reap::signals().block().step(|| "cannot block signals".into())?;
     let mut slave = slave;
     let main = clone::spawn_until_exec(|| {
         // The outside writes its record while the program is loaded.
         let failure = match tell_of_main(socket) {
-            Ok(()) => command::become_program(&plan.process, slave.take(), mask),
+            Ok(()) => {
+                let filter = plan.seccomp.as_ref();
+                command::become_program(&plan.process, filter, slave.take(), mask, exposed)
+            }
             Err(failure) => failure,
         };
         let code = failure.code;

@@ -1,6 +1,6 @@
 //! The `minirun` command: parses, calls, reports.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
@@ -8,14 +8,16 @@ use ctsys::report::{Explain, Usage, escape, report};
 use ctsys::state::{ContainerState, Status};
 use minirun::caller::Caller;
 use minirun::cli::{
-    Cli, Command, ExecArgs, ListArgs, ListFormat, LogsArgs, RmArgs, RunArgs, SpecArgs, StopArgs,
+    Cli, Command, DoctorArgs, ExecArgs, ListArgs, ListFormat, LogsArgs, RmArgs, RunArgs, SpecArgs,
+    StopArgs,
 };
+use minirun::config::security;
 use minirun::exec::ExecOptions;
 use minirun::launch::Launch;
 use minirun::lifecycle::{Filter, LifecycleError, LogOptions, Stopping};
 use minirun::plan::Plan;
 use minirun::prepare::{self, EXIT_OWN_FAILURE};
-use minirun::{json, lifecycle, spec_file, tini};
+use minirun::{doctor, json, lifecycle, spec_file, tini};
 
 const PROGRAM: &str = "minirun";
 
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Some(Command::Top { container }) => {
             finish(lifecycle::top(&container).map(|text| print(&text)))
         }
+        Some(Command::Doctor(args)) => examine(&args),
         // Only where an option stands before it: else this is not reached.
         Some(Command::Init { .. }) => {
             report(PROGRAM, &Usage::new(PROGRAM, "init must be the first word", EXIT_OWN_FAILURE))
@@ -93,7 +96,9 @@ fn show(launch: &Launch) -> ExitCode {
     if let Err(error) = Plan::new(&launch.spec, &launch.rootfs, &launch.maps) {
         return report(PROGRAM, &error);
     }
-    match json::to_text(&launch.spec) {
+    let mut spec = launch.spec.clone();
+    security::write_out(&mut spec);
+    match json::to_text(&spec) {
         Ok(text) => {
             print(&format!("{text}\n"));
             ExitCode::SUCCESS
@@ -202,6 +207,15 @@ fn exec_options(args: ExecArgs) -> Result<ExecOptions, ExitCode> {
     let tty = args.tty.unwrap_or_else(|| Caller::look().on_terminal);
     let (container, cwd) = (args.container, args.workdir);
     Ok(ExecOptions { container, args: args.command, env, cwd, user, tty })
+}
+
+/// What containers need: 0 where they can run, whatever may be better.
+fn examine(args: &DoctorArgs) -> ExitCode {
+    let findings = doctor::examine(&Caller::look());
+    let coloured = std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    print(&if args.json { doctor::json(&findings) } else { doctor::table(&findings, coloured) });
+    ExitCode::from(u8::from(!doctor::can_run(&findings)))
 }
 
 /// A variable of the caller's; one that is not UTF-8 cannot stand in a configuration.

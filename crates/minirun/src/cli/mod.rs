@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod doctor;
 mod environment;
 mod exec;
 mod ids;
@@ -16,13 +17,16 @@ mod mounts;
 mod remove;
 mod rights;
 mod run;
+mod security;
 mod stop;
 
+pub use doctor::DoctorArgs;
 pub use exec::ExecArgs;
 pub use list::{ListArgs, ListFormat};
 pub use logs::LogsArgs;
 pub use remove::RmArgs;
 pub use run::RunArgs;
+pub use security::SecurityArgs;
 pub use stop::StopArgs;
 
 const AFTER_HELP: &str = "\
@@ -34,7 +38,8 @@ Exit codes:
   126    the command cannot be executed
   127    the command was not found
   128+N  the command died by signal N
-The other subcommands but exec end with 0, or 1 on failure.
+The other subcommands but exec end with 0, or 1 on failure; doctor with 1 where no container can
+run.
 
 The newest 8 MiB that a container in the background writes are kept (--log-opt max-size=SIZE).";
 
@@ -46,7 +51,7 @@ The newest 8 MiB that a container in the background writes are kept (--log-opt m
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     override_usage = "minirun [--rootless] [OPTIONS] [ROOTFS | --bundle DIR] [-- COMMAND...]\n       \
-                      minirun <list|logs|exec|top|inspect|stop|wait|rm|init|spec|state|kill|delete> ...",
+                      minirun <list|logs|exec|top|inspect|stop|wait|rm|init|doctor|spec|state|kill|delete> ...",
     after_help = AFTER_HELP
 )]
 pub struct Cli {
@@ -135,6 +140,8 @@ pub enum Command {
         /// Id, name, or unique start of an id
         container: String,
     },
+    /// Check what containers need of this machine, and say what to do about the rest
+    Doctor(DoctorArgs),
     /// Run a command under an init that reaps orphans: for images, see `minirun init --help`
     #[command(disable_help_flag = true)]
     Init {

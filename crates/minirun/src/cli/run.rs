@@ -10,6 +10,7 @@ use super::life::LifeArgs;
 use super::limits::LimitArgs;
 use super::mounts::MountArgs;
 use super::rights::RightsArgs;
+use super::security::SecurityArgs;
 use crate::config::overrides::{Net, Overrides};
 use crate::prepare::{Error, Result, RunOptions, Target};
 
@@ -66,6 +67,8 @@ pub struct RunArgs {
     /// Print the config.json that would run, and neither run nor write anything
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// Command in place of the image's entrypoint and default arguments; empty for none
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
@@ -110,6 +113,7 @@ impl RunArgs {
                 NetArg::Host => Net::Host,
             }),
             hostname: self.hostname.map(hostname).transpose()?,
+            security: self.security.into_security(dir)?,
             read_only: self.mounts.read_only,
             ephemeral: self.mounts.ephemeral().map_err(Error::Value)?,
             limits: self.limits.limits().map_err(Error::Limit)?,

@@ -11,7 +11,9 @@ use super::limits::Limits;
 use super::mounts::MountChanges;
 use super::process::{add_term, change_capabilities, set_variable, user};
 use super::rights::RightsChanges;
+use super::security::Security;
 use super::settable_gids;
+use crate::seccomp::profile::Profile;
 use crate::spec;
 use crate::user::{Accounts, Ids, UserError, UserSpec};
 
@@ -40,6 +42,8 @@ pub struct Overrides {
     pub read_only: bool,
     /// Labels, and how the container is stopped.
     pub annotations: BTreeMap<String, String>,
+    /// What it may do to the kernel.
+    pub security: Security,
     /// Throw all changes of the root filesystem away.
     pub ephemeral: Option<Ephemeral>,
     /// Limits and the like.
@@ -68,6 +72,8 @@ pub struct Context<'a> {
     pub terminal: bool,
     /// Files of the host's that a container on its network sees: (path inside, path on the host).
     pub network_files: &'a [(PathBuf, PathBuf)],
+    /// The seccomp profile that is asked for by its file's name, and the kernel's version.
+    pub profile: Option<(&'a Profile, (u64, u64))>,
     /// The volumes that the image names.
     pub volumes: &'a [PathBuf],
 }
@@ -103,7 +109,10 @@ pub fn apply(
         ephemeral::apply(spec, ephemeral);
     }
     overrides.limits.apply(spec);
-    overrides.rights.apply(spec, context.accounts)
+    overrides.rights.apply(spec, context.accounts)?;
+    // What of a profile is in force depends on the capabilities.
+    overrides.security.apply(spec, context.profile);
+    Ok(())
 }
 
 /// The part of [`apply`] that concerns the process.

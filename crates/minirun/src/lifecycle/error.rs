@@ -8,6 +8,8 @@ use ctsys::record::RecordError;
 use ctsys::report::Explain;
 use ctsys::state::{StateError, Status};
 
+use crate::refusal;
+
 /// Why something could not be done to a container; implements `Explain` (exit code 1).
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
@@ -102,14 +104,15 @@ impl Explain for LifecycleError {
             Self::StillRunning { .. } => {
                 Some("a process of it waits in the kernel, as for a dead disk or server".into())
             }
-            Self::State(error) => error.remedy(),
+            Self::State(error) => refusal::of_state(error),
             Self::ExitUnknown(_) => Some("`minirun inspect` tells what is known".into()),
             Self::NoLog(_) => {
                 Some("look where it was started; with -d the next one keeps a log".into())
             }
             Self::Damaged { .. } => Some("start the container anew".into()),
             Self::Record(_) => Some("pull the image again with `ocipull --force`".into()),
-            Self::Sys { .. } | Self::Io { .. } => None,
+            Self::Sys { source, .. } => Some(refusal::step(source.errno()).hint()),
+            Self::Io { .. } => None,
         }
     }
 }

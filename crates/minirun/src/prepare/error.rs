@@ -6,11 +6,15 @@ use ctsys::SysError;
 use ctsys::record::RecordError;
 use ctsys::report::Explain;
 use ctsys::state::StateError;
+use nix::errno::Errno;
 
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
 use crate::config::limits::LimitError;
+use crate::config::security::SecurityError;
 use crate::config::value::BadValue;
+use crate::refusal;
+use crate::seccomp::profile::ProfileError;
 use crate::user::UserError;
 
 /// The result of preparing a run.
@@ -29,6 +33,15 @@ pub enum Error {
         path: PathBuf,
         /// The bundle that should have it.
         bundle: Option<PathBuf>,
+    },
+    /// It may be there, but the way to it is closed.
+    #[error("cannot get to {path:?}")]
+    Unreachable {
+        /// As asked for.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
     },
     /// There is no such bundle.
     #[error("no bundle: {path:?} is no directory")]
@@ -72,6 +85,27 @@ pub enum Error {
     /// A limit.
     #[error(transparent)]
     Limit(LimitError),
+    /// A `--security-opt`.
+    #[error(transparent)]
+    Security(SecurityError),
+    /// A seccomp profile that cannot be read.
+    #[error("cannot read the seccomp profile {path:?}")]
+    ReadProfile {
+        /// Absolute.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// A file that is no seccomp profile.
+    #[error("cannot use the seccomp profile {path:?}")]
+    Profile {
+        /// Absolute.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ProfileError,
+    },
     /// A source on the host that is not there, or out of the caller's reach.
     #[error("cannot show {path:?} of the host")]
     Source {
@@ -168,6 +202,10 @@ impl Error {
     }
 }
 
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
 impl Explain for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
@@ -182,12 +220,16 @@ impl Explain for Error {
             Self::ForeignMaps { .. } => format!(
                 "remove {} to have it generated, or map the own id only", bundle::CONFIG_FILE
             ),
+            Self::Record(RecordError::Io { source, .. }) => refusal::step(errno_of(source)).hint(),
             Self::Record(_) | Self::Image(_) => "pull the image again with `ocipull --force`".into(),
             Self::User(error) => return error.hint(),
             Self::Value(bad) => bad.hint.clone(),
             Self::Source { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound => {
                 "make it first; minirun makes no directories outside the container".into()
             }
+            Self::Security(error) => return error.hint(),
+            Self::ReadProfile { .. } => "--security-opt seccomp=FILE takes a file on the host".into(),
+            Self::Profile { .. } => "it takes docker's form of a profile, or config.json's".into(),
             Self::Source { .. } => "the caller must be able to reach it".into(),
             Self::Limit(error) => format!("see minirun --help for {}", error.option),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
@@ -205,9 +247,16 @@ impl Explain for Error {
             }
             Self::Hostname(_) => "choose another with --hostname NAME".into(),
             Self::Workdir(_) => "-w takes a path inside the container, such as /srv".into(),
-            Self::Bundle(_) | Self::Json(_) | Self::CurrentDir(_)
-            | Self::Nul { .. } | Self::Subordinate(_) => return None,
-            Self::State(error) => return error.remedy(),
+            Self::Unreachable { .. } => {
+                "every directory on the way must let you in: give its name right, or the permission (chmod a+x)".into()
+            }
+            Self::Bundle(BundleError::Access { source, .. }) | Self::Subordinate(source) => {
+                refusal::step(source.errno()).hint()
+            }
+            Self::Bundle(BundleError::TooLarge { .. }) => "is it the right file? remove it to have it generated".into(),
+            Self::CurrentDir(_) => "change to a directory that is there (cd)".into(),
+            Self::Json(_) | Self::Nul { .. } => "write it with other characters".into(),
+            Self::State(error) => return refusal::of_state(error),
             Self::NotUtf8(_) => "give the directory another name".into(),
         })
     }
