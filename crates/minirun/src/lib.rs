@@ -46,7 +46,6 @@ pub mod init;
 pub mod json;
 pub mod launch;
 pub mod lifecycle;
-pub mod log;
 pub mod naming;
 pub mod plan;
 pub mod prepare;
@@ -60,6 +59,7 @@ pub mod tini;
 pub mod user;
 
 mod command;
+mod log;
 mod monitor;
 mod record;
 mod refusal;
