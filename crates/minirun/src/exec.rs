@@ -26,6 +26,7 @@ use nix::sys::prctl;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{self, Spec};
 
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::command;
 use crate::config::overrides::{self, Overrides};
 use crate::handshake::{self, Failure, Message, Step};
@@ -33,13 +34,11 @@ use crate::init;
 use crate::lifecycle::{self, LifecycleError};
 use crate::monitor;
 use crate::plan::{Plan, PlanError, Process};
-use crate::record::CONFIG_FILE;
+use crate::record::{CONFIG_FILE, MAX_CONFIG_BYTES};
+use crate::refusal;
 use crate::rootfs::open_pty;
 use crate::terminal::Relay;
 use crate::user::{Accounts, UserError, UserSpec};
-
-/// A kept configuration larger than this is not one of ours; engines' are some tens of kilobytes.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Joined before the child is made: it is born into the process namespace, and what else it joins
 /// belongs to the user namespace.
@@ -84,6 +83,9 @@ pub enum ExecError {
     /// The user asked for is none of the container's.
     #[error(transparent)]
     User(#[from] UserError),
+    /// The container's limits cannot be made to hold for the command.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A step in the container failed; the message is complete.
     #[error("{0}")]
     Inside(Failure),
@@ -104,9 +106,10 @@ impl Explain for ExecError {
             Self::Container(error) => error.hint(),
             Self::Plan(error) => error.hint(),
             Self::User(error) => error.hint(),
-            Self::Inside(failure) => failure.hint.clone(),
+            Self::Cgroup(error) => error.hint(),
+            Self::Inside(failure) => Some(failure.remedy()),
             Self::Config { .. } => Some("start the container anew".into()),
-            Self::Outside { .. } => None,
+            Self::Outside { source, .. } => Some(refusal::step(source.errno()).hint()),
         }
     }
 
@@ -139,8 +142,9 @@ pub fn exec(options: &ExecOptions) -> Result<u8> {
     let plan = Plan::new(&spec, &container.rootfs, &maps)?;
     let process = Process::new(&process_of(&spec, options, &container.rootfs, &maps)?, &maps)?;
 
+    let cgroup = container.cgroup.as_deref().map(Cgroup::join).transpose()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
-    let (child, relay) = start(&process, &plan, &pidfd, &mask)?;
+    let (child, relay) = start(&process, &plan, &pidfd, cgroup.as_ref(), &mask)?;
     monitor::wait_for(&child, relay).map_err(outside("wait for the command"))
 }
 
@@ -196,6 +200,7 @@ fn start(
     process: &Process,
     plan: &Plan,
     main: &OwnedFd,
+    cgroup: Option<&Cgroup>,
     mask: &SignalSet,
 ) -> Result<(OwnedFd, Option<Relay>)> {
     command::adjust_oom_score(process).map_err(ExecError::Inside)?;
@@ -206,7 +211,7 @@ fn start(
         .call("prctl", || "PR_SET_DUMPABLE, 0".into())
         .map_err(outside("hide from the container"))?;
     ns::join(main, JOINED_FIRST).map_err(outside("join the container"))?;
-    let child = clone::spawn(CloneFlags::empty(), || {
+    let child = clone::spawn_into(CloneFlags::empty(), cgroup.map(Cgroup::dir), || {
         let failure = enter(process, plan, main, &theirs, mask);
         let code = failure.code;
         let _ = handshake::send(&theirs, &Message::Failed(failure), None);
@@ -233,7 +238,8 @@ fn enter(
     mask: &SignalSet,
 ) -> Failure {
     match join(process, main, plan.namespaces - JOINED_FIRST, socket) {
-        Ok(slave) => command::become_program(process, plan.seccomp.as_ref(), slave, mask),
+        // It runs from a copy that nobody can change.
+        Ok(slave) => command::become_program(process, plan.seccomp.as_ref(), slave, mask, false),
         Err(failure) => failure,
     }
 }

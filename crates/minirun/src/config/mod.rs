@@ -34,6 +34,7 @@ pub mod process;
 pub mod rights;
 pub mod security;
 pub mod tmpfs;
+pub mod ulimit;
 pub mod value;
 pub mod volume;
 

@@ -1,11 +1,13 @@
 //! What the flags of one run change in a configuration, whoever wrote it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ctsys::idmap::IdMaps;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 
 use super::ephemeral::{self, Ephemeral};
+use super::limits::Limits;
 use super::mounts::MountChanges;
 use super::process::{add_term, change_capabilities, set_variable, user};
 use super::rights::RightsChanges;
@@ -38,10 +40,14 @@ pub struct Overrides {
     pub hostname: Option<String>,
     /// Do not let the root filesystem be written.
     pub read_only: bool,
+    /// Labels, and how the container is stopped.
+    pub annotations: BTreeMap<String, String>,
     /// What it may do to the kernel.
     pub security: Security,
     /// Throw all changes of the root filesystem away.
     pub ephemeral: Option<Ephemeral>,
+    /// Limits and the like.
+    pub limits: Limits,
 }
 
 /// Which network a container has.
@@ -94,10 +100,15 @@ pub fn apply(
         Some(Net::None) => own_network(spec),
         None => {}
     }
+    if !overrides.annotations.is_empty() {
+        let added = overrides.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+        spec.annotations_mut().get_or_insert_default().extend(added);
+    }
     overrides.mounts.apply(spec, context.volumes);
     if let Some(ephemeral) = overrides.ephemeral {
         ephemeral::apply(spec, ephemeral);
     }
+    overrides.limits.apply(spec);
     overrides.rights.apply(spec, context.accounts)?;
     // What of a profile is in force depends on the capabilities.
     overrides.security.apply(spec, context.profile);

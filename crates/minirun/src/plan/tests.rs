@@ -27,7 +27,6 @@ fn nothing_that_cannot_be_honoured_is_passed_over() {
             json!({"defaultAction": "SCMP_ACT_NOTIFY"}),
             "SCMP_ACT_NOTIFY in linux.seccomp",
         ),
-        ("/linux", "resources", json!({"pids": {"limit": 5}}), "linux.resources"),
         ("/linux", "mountLabel", json!("x"), "linux.mountLabel"),
         ("/process", "apparmorProfile", json!("x"), "process.apparmorProfile"),
         ("/process", "selinuxLabel", json!("x"), "process.selinuxLabel"),
