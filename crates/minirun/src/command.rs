@@ -18,18 +18,22 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
 use crate::handshake::{Failure, Step};
 use crate::plan::Process;
 
+pub(crate) mod own_file;
+
 /// Where execvp(3) looks when the environment has no PATH.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
 /// Becomes the program that `process` describes, in the container that the caller is in already.
-/// Returns only if that failed. `mask` is the set of blocked signals that it is to start with.
+/// Returns only if that failed. `mask` is the set of blocked signals that it is to start with;
+/// `exposed` says that an image must not have the file run that this process runs from.
 pub(crate) fn become_program(
     process: &Process,
     terminal: Option<OwnedFd>,
     mask: &SignalSet,
+    exposed: bool,
 ) -> Failure {
     match prepare(process, terminal, mask) {
-        Ok(()) => execute(process),
+        Ok(()) => execute(process, exposed),
         Err(failure) => failure,
     }
 }
@@ -125,18 +129,24 @@ fn check_cwd() -> SysResult<()> {
     }
 }
 
-fn execute(process: &Process) -> Failure {
+fn execute(process: &Process, exposed: bool) -> Failure {
     let Some(command) = process.args.first() else { return Failure::new("no command to run") };
     let attempt = |path: &CStr| match execve(path, &process.args, &process.env) {
         Err(errno) => errno,
         Ok(never) => match never {},
     };
     if command.as_bytes().contains(&b'/') {
+        if exposed && own_file::leads_to_magic(command) {
+            return own_file_refused(command);
+        }
         return explain(command, command, attempt(command), false);
     }
     // As execvp(3): a name that may not be run is passed over, but remembered.
     let mut denied = None;
     for path in candidates(command, &process.env) {
+        if exposed && own_file::leads_to_magic(&path) {
+            return own_file_refused(&path);
+        }
         match attempt(&path) {
             Errno::ENOENT if !exists(&path) => {}
             Errno::ENOTDIR => {}
@@ -150,6 +160,12 @@ fn execute(process: &Process) -> Failure {
             .hint("check the command's name, the root filesystem and PATH in the container's environment")
             .code(127),
     }
+}
+
+fn own_file_refused(path: &CStr) -> Failure {
+    Failure::new(format!("cannot run {path:?}: it leads to a file of the host's by way of /proc"))
+        .hint("an image that names /proc/self/exe as its program or interpreter means no good (CVE-2019-5736): run another command")
+        .code(126)
 }
 
 /// `command` in each directory of PATH; an empty entry is the working directory (environ(7)).

@@ -26,6 +26,7 @@ use nix::sys::prctl;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{self, Spec};
 
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::command;
 use crate::config::overrides::{self, Overrides};
 use crate::handshake::{self, Failure, Message, Step};
@@ -33,13 +34,11 @@ use crate::init;
 use crate::lifecycle::{self, LifecycleError};
 use crate::monitor;
 use crate::plan::{Plan, PlanError, Process};
-use crate::record::CONFIG_FILE;
+use crate::record::{CONFIG_FILE, MAX_CONFIG_BYTES};
+use crate::refusal;
 use crate::rootfs::open_pty;
 use crate::terminal::Relay;
 use crate::user::{Accounts, UserError, UserSpec};
-
-/// A kept configuration larger than this is not one of ours; engines' are some tens of kilobytes.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// What to run in which container.
 #[derive(Debug, Clone)]
@@ -80,6 +79,9 @@ pub enum ExecError {
     /// The user asked for is none of the container's.
     #[error(transparent)]
     User(#[from] UserError),
+    /// The container's limits cannot be made to hold for the command.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A step in the container failed; the message is complete.
     #[error("{0}")]
     Inside(Failure),
@@ -100,9 +102,10 @@ impl Explain for ExecError {
             Self::Container(error) => error.hint(),
             Self::Plan(error) => error.hint(),
             Self::User(error) => error.hint(),
-            Self::Inside(failure) => failure.hint.clone(),
+            Self::Cgroup(error) => error.hint(),
+            Self::Inside(failure) => Some(failure.remedy()),
             Self::Config { .. } => Some("start the container anew".into()),
-            Self::Outside { .. } => None,
+            Self::Outside { source, .. } => Some(refusal::step(source.errno()).hint()),
         }
     }
 
@@ -135,8 +138,9 @@ pub fn exec(options: &ExecOptions) -> Result<u8> {
     let kinds = Plan::new(&spec, &container.rootfs, &maps)?.namespaces;
     let process = Process::new(&process_of(&spec, options, &container.rootfs, &maps)?, &maps)?;
 
+    let cgroup = container.cgroup.as_deref().map(Cgroup::join).transpose()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
-    let (child, relay) = start(&process, &pidfd, kinds, &mask)?;
+    let (child, relay) = start(&process, &pidfd, kinds, cgroup.as_ref(), &mask)?;
     monitor::wait_for(&child, relay).map_err(outside("wait for the command"))
 }
 
@@ -180,6 +184,7 @@ fn process_of(
         maps,
         terminal: options.tty,
         network_files: &[],
+        volumes: &[],
     };
     overrides::change_process(&mut process, &overrides, &context)?;
     Ok(process)
@@ -190,6 +195,7 @@ fn start(
     process: &Process,
     main: &OwnedFd,
     kinds: CloneFlags,
+    cgroup: Option<&Cgroup>,
     mask: &SignalSet,
 ) -> Result<(OwnedFd, Option<Relay>)> {
     command::adjust_oom_score(process).map_err(ExecError::Inside)?;
@@ -201,7 +207,7 @@ fn start(
         .map_err(outside("hide from the container"))?;
     let first = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID;
     ns::join(main, first).map_err(outside("join the container"))?;
-    let child = clone::spawn(CloneFlags::empty(), || {
+    let child = clone::spawn_into(CloneFlags::empty(), cgroup.map(Cgroup::dir), || {
         let failure = enter(process, main, kinds - first, &theirs, mask);
         let code = failure.code;
         let _ = handshake::send(&theirs, &Message::Failed(failure), None);
@@ -228,7 +234,8 @@ fn enter(
     mask: &SignalSet,
 ) -> Failure {
     match join(process, main, kinds, socket) {
-        Ok(slave) => command::become_program(process, slave, mask),
+        // It runs from a copy that nobody can change.
+        Ok(slave) => command::become_program(process, slave, mask, false),
         Err(failure) => failure,
     }
 }

@@ -5,6 +5,7 @@
 //!   installs the id maps                   waits
 //!   ── Mapped ───────────────────────────▶ sets up: mounts, devices, network, …
 //!   ◀───────────────── Notice(text), 0…n ──
+//!   ◀──────────────────── Made(path), 0…n ──
 //!   ◀────────── Terminal + pty master, 0…1 ──
 //!   ◀──────────── Main + pidfd of the command ── forks; the init closes its end
 //!   ◀─ end of the socket: the command runs ── execve closes the last one
@@ -16,11 +17,14 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use ctsys::error::{Context, Result, SysError};
 use ctsys::fdpass;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
+
+use crate::refusal;
 
 /// A message is at most this long: one failure with a path or two in it.
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
@@ -33,6 +37,8 @@ const MAPPED: &[u8] = b"mapped";
 pub enum Message {
     /// Something to tell the user though nothing failed.
     Notice(String),
+    /// A path in the root filesystem that was missing and had to be made.
+    Made(PathBuf),
     /// The master of the container's terminal comes along.
     Terminal,
     /// A pidfd of the main command, not yet executed, comes along.
@@ -67,6 +73,12 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// What the user can do about it: the step's own hint, else what the errno says.
+    pub fn remedy(&self) -> String {
+        let by_errno = || refusal::step(Errno::from_raw(self.errno)).hint();
+        self.hint.clone().unwrap_or_else(by_errno)
     }
 
     /// With another exit code.
@@ -122,8 +134,12 @@ pub fn send(socket: impl AsFd, message: &Message, fd: Option<BorrowedFd<'_>>) ->
 
 /// Receives the next message; `None` at the end.
 pub fn receive(socket: impl AsFd) -> Result<Option<(Message, Option<OwnedFd>)>> {
-    let mut buffer = vec![0; MAX_MESSAGE_BYTES];
-    let (length, fds) = match fdpass::receive(socket, &mut buffer) {
+    let received = fdpass::next_length(&socket).and_then(|length| {
+        // Most have some twenty bytes: room for the longest would have to be cleared each time.
+        let mut buffer = vec![0; length.min(MAX_MESSAGE_BYTES)];
+        fdpass::receive(&socket, &mut buffer).map(|(length, fds)| (buffer, length, fds))
+    });
+    let (buffer, length, fds) = match received {
         // The other side was killed with something unread.
         Err(error) if error.errno() == Errno::ECONNRESET => return Ok(None),
         other => other?,

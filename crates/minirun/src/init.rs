@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ctsys::error::Context;
 use ctsys::signal::SignalSet;
-use ctsys::{capability, clone, isolate, netif};
+use ctsys::{capability, clone, isolate, netif, process};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
@@ -67,6 +67,8 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     umask(Mode::empty());
     new_keyring()?;
     command::adjust_oom_score(&plan.process)?;
+    enter_cgroup_namespace(plan)?;
+    let exposed = command::own_file::is_exposed();
     // 4. Names and network.
     set_names(plan)?;
     if plan.namespaces.contains(CloneFlags::CLONE_NEWNET) {
@@ -76,7 +78,10 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     let mut notice = |text: String| {
         let _ = handshake::send(socket, &Message::Notice(text), None);
     };
-    let terminal = rootfs::set_up(plan, &mut notice)?;
+    let mut made = |path| {
+        let _ = handshake::send(socket, &Message::Made(path), None);
+    };
+    let terminal = rootfs::set_up(plan, &mut notice, &mut made)?;
     let slave = match terminal {
         Some(Terminal { master, slave }) => {
             handshake::send(socket, &Message::Terminal, Some(master.as_fd()))
@@ -90,7 +95,7 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     prctl::set_dumpable(false)
         .call("prctl", || "PR_SET_DUMPABLE, 0".into())
         .step(|| "cannot hide the init".into())?;
-    start_main(plan, socket, slave, mask)
+    start_main(plan, socket, slave, mask, exposed)
 }
 
 /// The child that becomes the user's program.
@@ -99,21 +104,32 @@ fn start_main(
     socket: BorrowedFd<'_>,
     slave: Option<OwnedFd>,
     mask: &SignalSet,
+    exposed: bool,
 ) -> Result<i32, Failure> {
     reap::signals().block().step(|| "cannot block signals".into())?;
-    let main = clone::spawn(CloneFlags::empty(), || {
-        let failure = command::become_program(&plan.process, slave, mask);
+    let mut slave = slave;
+    let main = clone::spawn_until_exec(|| {
+        // The outside writes its record while the program is loaded.
+        let failure = match tell_of_main(socket) {
+            Ok(()) => command::become_program(&plan.process, slave.take(), mask, exposed),
+            Err(failure) => failure,
+        };
         let code = failure.code;
         let _ = handshake::send(socket, &Message::Failed(failure), None);
         code
     })
     .step(|| "cannot start the command's process".into())?;
-    handshake::send(socket, &Message::Main, Some(main.pidfd.as_fd()))
-        .step(|| "cannot tell the outside about the command".into())?;
     capability::set(CAP_KILL, CAP_KILL, 0).step(|| "cannot drop capabilities".into())?;
     die_with_parent()?;
     outside_is_there(socket)?;
     Ok(main.pid)
+}
+
+/// The command's process, not yet executed, passes itself out.
+fn tell_of_main(socket: BorrowedFd<'_>) -> Result<(), Failure> {
+    process::pidfd_open(std::process::id().cast_signed())
+        .and_then(|pidfd| handshake::send(socket, &Message::Main, Some(pidfd.as_fd())))
+        .step(|| "cannot tell the outside about the command".into())
 }
 
 /// Asks for SIGKILL at the parent's end. A change of user takes that back (prctl(2)), so it is
@@ -151,6 +167,18 @@ fn become_root(plan: &Plan) -> Result<(), Failure> {
         die_with_parent()?;
     }
     Ok(())
+}
+
+/// Where the container has a cgroup of its own, which it was born into: a namespace that begins
+/// there ([`Plan::born_into`]).
+fn enter_cgroup_namespace(plan: &Plan) -> Result<(), Failure> {
+    let late = plan.namespaces - plan.born_into();
+    if late.is_empty() {
+        return Ok(());
+    }
+    nix::sched::unshare(late)
+        .call("unshare", || format!("{late:?}"))
+        .step(|| "cannot make the container's cgroup namespace".into())
 }
 
 /// Shared with `exec`: neither may see the keys of the caller's session.

@@ -1,4 +1,5 @@
-//! The outside's end of a container's terminal: the caller's one in raw mode, and bytes both ways.
+//! The outside's end of a container's terminal: the caller's one in raw mode, and bytes both ways. In
+//! the background, that of its output too.
 
 mod raw;
 
@@ -14,8 +15,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use raw::RawMode;
 
+use crate::log::Log;
+
 /// Bytes taken at once: what a pipe takes whole when it says that it takes something (PIPE_BUF).
 const CHUNK_BYTES: usize = 4096;
+
+/// Chunks taken at once for a log: what a pipe holds (pipe(7)).
+const READS_FOR_LOG: usize = 16;
 
 /// What a terminal sends for the end of input (VEOF as it is by default, Ctrl-D): the first ends a
 /// line that has no end, the second is read as the end of the file.
@@ -26,13 +32,13 @@ pub(crate) struct Relay {
     master: File,
     /// The caller's standard input, until its end; `None` in the background.
     input: Option<File>,
-    output: Option<File>,
+    output: Option<Output>,
     to_master: Vec<u8>,
     to_output: Vec<u8>,
     master_open: bool,
     /// Held open: the master of a pty whose slave nobody has open reports an end, though a process
     /// inside may open `/dev/console` later.
-    _slave: OwnedFd,
+    _slave: Option<OwnedFd>,
     raw: Option<RawMode>,
 }
 
@@ -44,26 +50,35 @@ impl Relay {
         let raw = if stdin.is_terminal() { Some(RawMode::enter(stdin.as_fd())?) } else { None };
         let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().call("dup", String::new);
         let input = Some(File::from(copy(stdin.as_fd())?));
-        let relay = Self::new(master, input, File::from(copy(stdout.as_fd())?), raw)?;
+        let output = Output::Stream(File::from(copy(stdout.as_fd())?));
+        let slave = Some(tty::open_slave(&master)?);
+        let relay = Self::new(master, input, output, slave, raw)?;
         // The window may have changed since the container took its size.
         relay.resize();
         Ok(relay)
     }
 
-    /// From `master` into a file, without input.
-    pub(crate) fn to_file(master: OwnedFd, output: File) -> Result<Self> {
-        Self::new(master, None, output, None)
+    /// From a terminal in the background into its log, without input.
+    pub(crate) fn terminal_to_log(master: OwnedFd, log: Log) -> Result<Self> {
+        let slave = Some(tty::open_slave(&master)?);
+        Self::new(master, None, Output::Log(log), slave, None)
+    }
+
+    /// From the pipe that a container in the background writes to into its log.
+    pub(crate) fn pipe_to_log(reader: OwnedFd, log: Log) -> Result<Self> {
+        Self::new(reader, None, Output::Log(log), None, None)
     }
 
     fn new(
         master: OwnedFd,
         input: Option<File>,
-        output: File,
+        output: Output,
+        slave: Option<OwnedFd>,
         raw: Option<RawMode>,
     ) -> Result<Self> {
-        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
-            .call("fcntl", || "pty master, F_SETFL, O_NONBLOCK".into())?;
-        let slave = tty::open_slave(&master)?;
+        let mode = if slave.is_some() { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+        fcntl(&master, FcntlArg::F_SETFL(mode | OFlag::O_NONBLOCK))
+            .call("fcntl", || "pty master or pipe, F_SETFL, O_NONBLOCK".into())?;
         Ok(Self {
             master: master.into(),
             input,
@@ -129,7 +144,9 @@ impl Relay {
         if master.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
             && self.to_output.is_empty()
         {
-            self.read_master();
+            // A log takes all at once, a terminal when it is ready for it.
+            let most = if matches!(self.output, Some(Output::Log(_))) { READS_FOR_LOG } else { 1 };
+            (0..most).all(|_| self.read_master());
         }
     }
 
@@ -188,9 +205,13 @@ impl Relay {
                 false
             }
             Ok(length) => {
-                // Where nobody listens the container must not block.
-                if self.output.is_some() {
-                    self.to_output.extend(buffer.iter().take(length));
+                let bytes = buffer.iter().take(length);
+                match &mut self.output {
+                    // A file is always ready.
+                    Some(Output::Log(log)) => log.append(buffer.get(..length).unwrap_or_default()),
+                    Some(Output::Stream(_)) => self.to_output.extend(bytes),
+                    // Where nobody listens the container must not block.
+                    None => {}
                 }
                 true
             }
@@ -205,6 +226,36 @@ impl Relay {
             Err(_) => {
                 self.output = None;
                 self.to_output.clear();
+            }
+        }
+    }
+}
+
+/// Where a container's output goes.
+enum Output {
+    /// The caller's standard output.
+    Stream(File),
+    /// The log of a container in the background.
+    Log(Log),
+}
+
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stream(file) => file.as_fd(),
+            Self::Log(log) => log.as_fd(),
+        }
+    }
+}
+
+impl Output {
+    /// Takes some of the bytes, a log all of them.
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Stream(file) => file.write(bytes),
+            Self::Log(log) => {
+                log.append(bytes);
+                Ok(bytes.len())
             }
         }
     }
