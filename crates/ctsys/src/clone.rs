@@ -1,6 +1,6 @@
 //! A child process by clone3(2), with whatever namespaces it is to be born into.
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
@@ -34,6 +34,9 @@ struct CloneArgs {
     cgroup: u64,
 }
 
+/// Linux 5.7's flag beyond 32 bits: the child is born into the cgroup of `CloneArgs::cgroup`.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Runs `body` in a new process, born into the new namespaces that `namespaces` names. The child
 /// ends with the code that `body` returns and never comes back here; a panic in it ends it with
 /// 125.
@@ -41,7 +44,17 @@ struct CloneArgs {
 /// The caller must have one thread only: in a copy of a process with more, locks that another
 /// thread held stay taken for ever (signal-safety(7)). That is checked, and `EBUSY` otherwise.
 pub fn spawn(namespaces: CloneFlags, body: impl FnOnce() -> u8) -> Result<Child> {
-    if let Some(child) = fork(namespaces)? {
+    spawn_into(namespaces, None, body)
+}
+
+/// As [`spawn`], with the child born into the cgroup whose open directory is given: it never counts
+/// against another one, and no write to `cgroup.procs` waits for a grace period of the kernel's.
+pub fn spawn_into(
+    namespaces: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> u8,
+) -> Result<Child> {
+    if let Some(child) = fork_into(namespaces, cgroup)? {
         return Ok(child);
     }
     let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(125);
@@ -134,16 +147,26 @@ impl Drop for Stack {
 /// As fork(2), with the child born into new namespaces: returns the child in the parent and `None`
 /// in the child. For a program that goes on as a whole in the child; see [`spawn`] for the rest.
 pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {
-    let shown = || format!("{namespaces:?}");
+    fork_into(namespaces, None)
+}
+
+fn fork_into(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child>> {
+    let shown = || match cgroup {
+        Some(_) => format!("{namespaces:?} | CLONE_INTO_CGROUP"),
+        None => format!("{namespaces:?}"),
+    };
     if has_threads()? {
         return Err(SysError::new("clone3", shown(), Errno::EBUSY));
     }
     let mut pidfd: i32 = -1;
     let flags = u64::try_from(namespaces.bits()).unwrap_or(0);
     let args = CloneArgs {
-        flags: flags | u64::try_from(libc::CLONE_PIDFD).unwrap_or(0),
+        flags: flags
+            | u64::try_from(libc::CLONE_PIDFD).unwrap_or(0)
+            | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: u64::try_from(libc::SIGCHLD).unwrap_or(0),
+        cgroup: cgroup.map_or(0, |dir| u64::from(dir.as_raw_fd().cast_unsigned())),
         ..CloneArgs::default()
     };
     // SAFETY: `args` outlives the call and its one pointer is to a live i32. Without CLONE_VM and a

@@ -65,6 +65,12 @@ pub struct ContainerState {
     /// Ports that the image says it serves, as in its config: `8080/tcp`.
     #[serde(default)]
     pub exposed_ports: Vec<String>,
+    /// Absolute path of its cgroup, where it has one of its own; to be removed with the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
+    /// Whether the kernel killed a process of it because memory was short.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oom_killed: bool,
     /// How it ended: the exit code, 128 + n for signal n; `None` before.
     #[serde(default)]
     pub exit_code: Option<i32>,
@@ -444,6 +450,8 @@ mod tests {
             main: None,
             monitor: None,
             exposed_ports: vec!["80/tcp".into()],
+            cgroup: None,
+            oom_killed: false,
             exit_code: None,
         }
     }

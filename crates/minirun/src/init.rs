@@ -60,6 +60,7 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     new_keyring()?;
     command::adjust_oom_score(&plan.process)?;
     let exposed = command::own_file::is_exposed();
+    enter_cgroup_namespace(plan)?;
     // 4. Names and network.
     set_names(plan)?;
     if plan.namespaces.contains(CloneFlags::CLONE_NEWNET) {
@@ -158,6 +159,18 @@ fn become_root(plan: &Plan) -> Result<(), Failure> {
         die_with_parent()?;
     }
     Ok(())
+}
+
+/// Where the container has a cgroup of its own, which it was born into: a namespace that begins
+/// there ([`Plan::born_into`]).
+fn enter_cgroup_namespace(plan: &Plan) -> Result<(), Failure> {
+    let late = plan.namespaces - plan.born_into();
+    if late.is_empty() {
+        return Ok(());
+    }
+    nix::sched::unshare(late)
+        .call("unshare", || format!("{late:?}"))
+        .step(|| "cannot make the container's cgroup namespace".into())
 }
 
 /// Shared with `exec`: neither may see the keys of the caller's session.

@@ -19,6 +19,7 @@
 //! command       the last steps before the user's program           (inside)
 //! reap          the PID 1 loop                                     (inside)
 //! init          numbered steps from birth to that loop             (inside)
+//! cgroup        limits: a delegated cgroup, found or asked of systemd          (outside)
 //! record        the state directory's entry                        (outside)
 //! terminal      the relay between the caller's terminal and the container's
 //! tidy          takes back what a failed start made in the root filesystem
@@ -31,6 +32,7 @@
 
 pub mod bundle;
 pub mod caller;
+pub mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod doctor;

@@ -4,6 +4,7 @@
 
 mod mount;
 mod process;
+mod resources;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -16,6 +17,7 @@ use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType,
 use crate::config::ephemeral::{self, Ephemeral};
 pub use mount::{Mount, MountSource};
 pub use process::{CapabilitySets, Process, Rlimit};
+pub use resources::{IfAbsent, Resources, Setting};
 
 /// How a container is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Plan {
     pub readonly_paths: Vec<PathBuf>,
     /// Kernel parameters: path below `/proc/sys`, value.
     pub sysctls: Vec<(PathBuf, String)>,
+    /// Limits, for which the container gets a cgroup of its own.
+    pub resources: Option<Resources>,
     /// Host name of the UTS namespace.
     pub hostname: Option<String>,
     /// NIS domain name of the UTS namespace.
@@ -83,6 +87,9 @@ pub enum PlanError {
     /// A field asks for what minirun does not do yet.
     #[error("config asks for {0}, which minirun does not support yet")]
     Unsupported(String),
+    /// A field asks for what the kernel's present cgroups cannot do.
+    #[error("config asks for {0}, which cgroup v2 does not have")]
+    NotInCgroup2(String),
     /// The configuration has no user namespace.
     #[error("config has no user namespace")]
     NoUserNamespace,
@@ -106,7 +113,7 @@ impl Explain for PlanError {
                 "add {\"type\": \"user\"} to linux.namespaces, or start from `minirun spec --rootless`"
                     .into()
             }
-            Self::Unsupported(_) => "remove it from config.json".into(),
+            Self::Unsupported(_) | Self::NotInCgroup2(_) => "remove it from config.json".into(),
             Self::Unmapped { .. } | Self::GroupsDenied => {
                 "have an administrator grant subordinate ids in /etc/subuid and /etc/subgid and install newuidmap, or choose another user with -u".into()
             }
@@ -154,10 +161,21 @@ impl Plan {
             masked_paths: paths(linux.masked_paths().as_deref(), "linux.maskedPaths")?,
             readonly_paths: paths(linux.readonly_paths().as_deref(), "linux.readonlyPaths")?,
             sysctls: sysctls(linux, namespaces)?,
+            resources: linux.resources().as_ref().map_or(Ok(None), Resources::new)?,
             hostname: uts(spec.hostname(), "hostname")?,
             domainname: uts(spec.domainname(), "domainname")?,
             process: Process::new(process, maps)?,
         })
+    }
+
+    /// The namespaces that the init is born into. A cgroup namespace begins at the cgroup of the
+    /// process that makes it: where the container gets one of its own, clone3(2) would root the
+    /// namespace at its parent's, so the init unshares it.
+    pub fn born_into(&self) -> CloneFlags {
+        match self.resources {
+            Some(_) => self.namespaces - CloneFlags::CLONE_NEWCGROUP,
+            None => self.namespaces,
+        }
     }
 }
 
@@ -172,12 +190,6 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
             })
             .unwrap_or(true)
     });
-    let resources = linux.resources().as_ref().is_some_and(|resources| {
-        // Device rules need no cgroup here: a user namespace cannot make devices at all.
-        let mut rest = resources.clone();
-        rest.set_devices(None);
-        serde_json::to_value(&rest).is_ok_and(|v| v != serde_json::json!({}))
-    });
     let set = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
     let refused = [
         (hooks, "hooks"),
@@ -186,7 +198,6 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
         (spec.solaris().is_some(), "solaris"),
         (spec.zos().is_some(), "zos"),
         (linux.seccomp().is_some(), "linux.seccomp"),
-        (resources, "linux.resources"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
         (linux.personality().is_some(), "linux.personality"),

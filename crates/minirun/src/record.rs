@@ -13,6 +13,7 @@ use ctsys::process::ProcessId;
 use ctsys::state::{ContainerState, StateError, StateLock, StateRoot, Status};
 use oci_spec::runtime::Spec;
 
+use crate::cgroup;
 use crate::launch::Launch;
 
 /// The configuration that the container runs by, in its state directory: this run's flags applied.
@@ -37,7 +38,7 @@ impl Record {
             Ok(other) if other.live_status()? != Status::Stopped => {
                 return Err(StateError::Exists(launch.name.clone()));
             }
-            Ok(other) => root.remove(&other.id, &lock)?,
+            Ok(other) => forget(&root, &other, &lock)?,
             Err(StateError::NotFound(_)) => {}
             Err(other) => return Err(other),
         }
@@ -55,10 +56,25 @@ impl Record {
             main: None,
             monitor: ProcessId::of(std::process::id().cast_signed())?,
             exposed_ports: launch.exposed_ports.clone(),
+            cgroup: None,
+            oom_killed: false,
             exit_code: None,
         };
         let dir = root.create(&state, &lock)?;
         Ok(Self { root, state, dir })
+    }
+
+    /// Where the container's cgroup will be: told before it is made, so that whoever finds the record
+    /// of one that was killed can remove it.
+    pub(crate) fn has_cgroup(&mut self, path: &Path) -> Result<(), StateError> {
+        self.state.cgroup = Some(path.into());
+        let lock = self.root.lock()?;
+        self.root.update(&self.state, &lock)
+    }
+
+    /// The kernel killed a process of the container because memory was short.
+    pub(crate) fn oom_killed(&mut self) {
+        self.state.oom_killed = true;
     }
 
     /// Keeps the configuration for `exec`, and for those who look.
@@ -94,6 +110,8 @@ impl Record {
         self.state.status = Status::Stopped;
         self.state.pid = 0;
         self.state.exit_code = Some(code.into());
+        remove_cgroup(&self.state)?;
+        self.state.cgroup = None;
         self.root.update(&self.state, &lock)
     }
 
@@ -114,7 +132,7 @@ impl Record {
     /// It is over and nobody will ask.
     pub(crate) fn remove(self) -> Result<(), StateError> {
         let lock = self.root.lock()?;
-        if self.is_ours() { self.root.remove(&self.state.id, &lock) } else { Ok(()) }
+        if self.is_ours() { forget(&self.root, &self.state, &lock) } else { Ok(()) }
     }
 
     /// Whether the record is still this container's: `delete --force` may have removed it, and
@@ -122,6 +140,21 @@ impl Record {
     fn is_ours(&self) -> bool {
         self.root.load(&self.state.id).is_ok_and(|now| now.monitor == self.state.monitor)
     }
+}
+
+/// Removes a stopped container's record, and its cgroup first: without the record nobody would know
+/// of it.
+pub(crate) fn forget(
+    root: &StateRoot,
+    state: &ContainerState,
+    lock: &StateLock,
+) -> Result<(), StateError> {
+    remove_cgroup(state)?;
+    root.remove(&state.id, lock)
+}
+
+fn remove_cgroup(state: &ContainerState) -> Result<(), StateError> {
+    Ok(state.cgroup.as_deref().map_or(Ok(()), cgroup::remove)?)
 }
 
 fn own((key, value): (&String, &String)) -> (String, String) {

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ctsys::SysError;
 use ctsys::clone::{self, Child};
@@ -24,6 +24,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
+use crate::cgroup::{Cgroup, CgroupError, Place};
 use crate::handshake::{self, Failure, Message};
 use crate::init;
 use crate::launch::Launch;
@@ -34,6 +35,9 @@ use crate::refusal;
 use crate::terminal::Relay;
 use crate::tidy;
 
+mod oom;
+mod rootfs;
+
 /// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -43,6 +47,9 @@ pub enum RunError {
     /// The state directory could not be read or written, or the name is taken.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The limits cannot be set.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// There is no root filesystem.
     #[error("no root filesystem at {0:?}")]
     NoRootfs(PathBuf),
@@ -86,6 +93,7 @@ impl Explain for RunError {
                 Some(format!("choose another --name, or remove it: minirun delete --force {name}"))
             }
             Self::State(error) => refusal::of_state(error),
+            Self::Cgroup(error) => error.hint(),
             Self::NoRootfs(_) => {
                 Some("name a root filesystem, or make one: ocipull IMAGE ./rootfs".into())
             }
@@ -116,41 +124,36 @@ type Result<T> = std::result::Result<T, RunError>;
 /// Must be called before any thread is started.
 pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     let plan = Plan::new(&launch.spec, &launch.rootfs, &launch.maps)?;
-    check_rootfs(&launch.rootfs)?;
+    rootfs::check(&launch.rootfs)?;
     let states = StateRoot::open_default()?;
+    let place = plan.resources.as_ref().map(|r| Place::find(&launch.id, r)).transpose()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
     let result = if launch.detach {
-        detached(launch, &plan, states, &mask, notice)
+        detached(launch, &plan, place.as_ref(), states, &mask, notice)
     } else {
-        foreground(launch, &plan, states, &mask, notice)
+        foreground(launch, &plan, place.as_ref(), states, &mask, notice)
     };
     mask.block().map_err(outside("restore the signal mask"))?;
     result
 }
 
-/// Told apart from what else can fail inside, where it would be one of many mounts.
-fn check_rootfs(path: &Path) -> Result<()> {
-    match std::fs::metadata(path).call("stat", || format!("{path:?}")) {
-        Ok(meta) if meta.is_dir() => Ok(()),
-        Err(source) if !matches!(source.errno(), Errno::ENOENT | Errno::ENOTDIR) => {
-            Err(RunError::Outside { step: "get to the root filesystem", source })
-        }
-        _ => Err(RunError::NoRootfs(path.into())),
-    }
-}
-
 fn foreground(
     launch: &Launch,
     plan: &Plan,
+    place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let mut record = Record::reserve(states, launch)?;
-    let result = start(launch, plan, &mut record, mask, notice).and_then(|started| {
+    let result = start(launch, plan, place, &mut record, mask, notice).and_then(|started| {
         let relay = started.master.map(Relay::interactive).transpose();
         let relay = relay.map_err(outside("use the terminal"))?;
-        monitor::wait_for(&started.init.pidfd, relay).map_err(outside("wait for the container"))
+        let code = monitor::wait_for(&started.init.pidfd, relay);
+        let code = code.map_err(outside("wait for the container"))?;
+        let kills = started.cgroup.map_or(0, |cgroup| cgroup.oom_kills());
+        oom::note(kills, code, plan).iter().for_each(|note| notice(note));
+        Ok(code)
     });
     let removed = record.remove();
     let code = result?;
@@ -164,6 +167,7 @@ fn foreground(
 /// A container whose command runs.
 struct Started {
     init: Child,
+    cgroup: Option<Cgroup>,
     master: Option<OwnedFd>,
 }
 
@@ -172,19 +176,22 @@ struct Started {
 fn start(
     launch: &Launch,
     plan: &Plan,
+    place: Option<&Place>,
     record: &mut Record,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<Started> {
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
-    let init = clone::spawn(plan.namespaces, || init::run(plan, &theirs, mask))
+    let cgroup = place.map(|place| make_cgroup(place, plan, record)).transpose()?.flatten();
+    let dir = cgroup.as_ref().map(Cgroup::dir);
+    let init = clone::spawn_into(plan.born_into(), dir, || init::run(plan, &theirs, mask))
         .map_err(RunError::Namespaces)?;
     drop(theirs);
     let mut made = Vec::new();
     let result = set_up(launch, record, &init, &ours, notice, &mut made);
     drop(ours);
     match result {
-        Ok(master) => Ok(Started { init, master }),
+        Ok(master) => Ok(Started { init, cgroup, master }),
         Err(error) => {
             if error.is_some() {
                 // When the outside failed, the inside may be well on its way.
@@ -196,22 +203,16 @@ fn start(
             {
                 tidy::remove_made(&launch.rootfs, &made);
             }
-            Err(name_bundle(error.unwrap_or(RunError::InitDied(code)), &launch.rootfs))
+            Err(rootfs::name_bundle(error.unwrap_or(RunError::InitDied(code)), &launch.rootfs))
         }
     }
 }
 
-/// A bundle that was named as a root filesystem has no program where one is looked for.
-fn name_bundle(error: RunError, rootfs: &Path) -> RunError {
-    match error {
-        RunError::Inside(failure) if failure.code == 127 && rootfs.join("rootfs").is_dir() => {
-            let rootfs = rootfs.display();
-            let hint =
-                format!("there is a rootfs in {rootfs}, as in a bundle: minirun --bundle {rootfs}");
-            RunError::Inside(failure.hint(hint))
-        }
-        other => other,
-    }
+/// The container's cgroup with its limits, in the record before it is there.
+fn make_cgroup(place: &Place, plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
+    let Some(resources) = &plan.resources else { return Ok(None) };
+    record.has_cgroup(place.path())?;
+    Ok(Some(place.create(resources)?))
 }
 
 /// The outside's part of the handshake; the terminal's master. `Err(None)` when the inside ended
@@ -260,13 +261,14 @@ fn set_up(
 fn detached(
     launch: &Launch,
     plan: &Plan,
+    place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
     let monitor = clone::spawn(CloneFlags::empty(), move || {
-        match monitor_start(launch, plan, states, mask, &theirs) {
+        match monitor_start(launch, plan, place, states, mask, &theirs) {
             Ok(running) => running.watch(theirs),
             Err(error) => {
                 let failure = Failure {
@@ -302,6 +304,7 @@ fn detached(
 /// A detached container whose command runs, as its monitor has it.
 struct Detached {
     init: Child,
+    cgroup: Option<Cgroup>,
     record: Record,
     relay: Option<Relay>,
 }
@@ -310,6 +313,7 @@ struct Detached {
 fn monitor_start(
     launch: &Launch,
     plan: &Plan,
+    place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
     socket: &OwnedFd,
@@ -335,7 +339,7 @@ fn monitor_start(
     let mut notice = |text: &str| {
         let _ = handshake::send(socket, &Message::Notice(text.into()), None);
     };
-    let started = match start(launch, plan, &mut record, mask, &mut notice) {
+    let started = match start(launch, plan, place, &mut record, mask, &mut notice) {
         Ok(started) => started,
         Err(error) => {
             record.remove()?;
@@ -346,7 +350,7 @@ fn monitor_start(
     let relay = started.master.map(|master| Relay::to_file(master, log)).transpose();
     let relay = relay.map_err(outside("use the terminal"))?;
     die_with_parent(None)?;
-    Ok(Detached { init: started.init, record, relay })
+    Ok(Detached { init: started.init, cgroup: started.cgroup, record, relay })
 }
 
 impl Detached {
@@ -360,6 +364,9 @@ impl Detached {
             let _ = signal::send(&self.init.pidfd, libc::SIGKILL);
         }
         let code = monitor::wait_for(&self.init.pidfd, self.relay).unwrap_or(125);
+        if self.cgroup.is_some_and(|cgroup| cgroup.oom_kills() > 0) {
+            self.record.oom_killed();
+        }
         let recorded = if told.is_ok() { self.record.stopped(code) } else { self.record.remove() };
         u8::from(recorded.is_err())
     }

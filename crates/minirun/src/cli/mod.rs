@@ -9,6 +9,7 @@ mod doctor;
 mod environment;
 mod exec;
 mod ids;
+mod limits;
 mod mounts;
 mod rights;
 mod run;

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use crate::config::capabilities::{self, CapabilityChanges, Named};
-use crate::config::limits::{parse_sysctl, parse_ulimit};
 use crate::config::rights::RightsChanges;
+use crate::config::ulimit::{parse_sysctl, parse_ulimit};
 use crate::config::value::{BadValue, octal};
 use crate::prepare::{Error, Result};
 

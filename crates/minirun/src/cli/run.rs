@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::environment::environment;
 use super::ids::IdArgs;
+use super::limits::LimitArgs;
 use super::mounts::MountArgs;
 use super::rights::RightsArgs;
 use crate::config::overrides::{Net, Overrides};
@@ -69,6 +70,8 @@ pub struct RunArgs {
     /// Command in place of the image's entrypoint and default arguments; empty for none
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Command and arguments [default: the image's]
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -109,6 +112,7 @@ impl RunArgs {
             hostname: self.hostname.map(hostname).transpose()?,
             read_only: self.mounts.read_only,
             ephemeral: self.mounts.ephemeral().map_err(Error::Value)?,
+            limits: self.limits.limits().map_err(Error::Limit)?,
         };
         Ok(RunOptions {
             target,

@@ -1,102 +1,203 @@
-//! `--ulimit` and `--sysctl`.
+//! Limits as docker and podman write them, and what they are in a configuration.
 
-use nix::sys::resource::Resource;
-use oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType, Process};
+use std::fmt;
 
-use super::value::BadValue;
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxPids, Spec};
 
-/// No limit, as getrlimit(2) has it.
-pub const UNLIMITED: u64 = u64::MAX;
+/// CFS period in microseconds: the kernel's default, so 0.4 processors are 40 ms in each 100 ms.
+const PERIOD_US: u32 = 100_000;
+/// Docker's minimum, too. The smallest container needs less than one; below some MiB the set-up
+/// itself is what gets killed.
+const MIN_MEMORY_BYTES: i64 = 6 << 20;
+/// A hundredth of a processor is the kernel's smallest quota, a millisecond in each period; no Linux
+/// has more processors (CONFIG_NR_CPUS).
+const CPUS: std::ops::RangeInclusive<f64> = 0.01..=8192.0;
+/// The init and the command.
+const MIN_PIDS: i64 = 2;
 
-/// Docker's names, and `as` and the kernel's other ones: each without its `RLIMIT_`.
-const NAMES: &str = "as, core, cpu, data, fsize, locks, memlock, msgqueue, nice, nofile, nproc, rss, \
-    rtprio, rttime, sigpending, stack";
-
-/// A resource limit as asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ulimit {
-    /// As typed, for messages.
-    pub typed: String,
-    /// Of what.
-    pub typ: PosixRlimitType,
-    /// What is enforced.
-    pub soft: u64,
-    /// Up to where the process may raise it.
-    pub hard: u64,
+/// What was asked for, for one run.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Limits {
+    /// Of memory.
+    pub memory: Option<Memory>,
+    /// Of memory and swap together.
+    pub memory_swap: Option<MemorySwap>,
+    /// Of processor time.
+    pub cpus: Option<Cpus>,
+    /// Of processes.
+    pub pids: Option<Pids>,
+    /// How readily the kernel kills the container where memory is short.
+    pub oom_score_adj: Option<i32>,
 }
 
-/// Parses a `--ulimit TYPE=SOFT[:HARD]`; one number is both. `unlimited` and `-1` are no limit.
-pub fn parse_ulimit(text: &str) -> Result<Ulimit, BadValue> {
-    let bad = |problem: String| {
-        let hint = "give a type, and one limit or two: --ulimit nofile=1024:4096, --ulimit core=0, --ulimit stack=unlimited";
-        BadValue::new("ulimit", text, problem, hint)
-    };
-    let (name, limits) = text.split_once('=').ok_or_else(|| bad("want TYPE=SOFT[:HARD]".into()))?;
-    let known = format!("RLIMIT_{}", name.to_ascii_uppercase()).parse();
-    let typ = known.map_err(|_| bad(format!("unknown type {name:?}: want one of {NAMES}")))?;
-    let number = |typed: &str| match typed {
-        "-1" | "unlimited" => Ok(UNLIMITED),
-        _ if typed.starts_with('+') => Err(bad(format!("no number {typed:?}"))),
-        _ => typed.parse::<u64>().map_err(|_| bad(format!("no number {typed:?}"))),
-    };
-    let (soft, hard) = match limits.split_once(':') {
-        Some((soft, hard)) => (number(soft)?, number(hard)?),
-        None => (number(limits)?, number(limits)?),
-    };
-    if soft > hard {
-        return Err(bad("the soft limit is above the hard one".into()));
+/// Bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory(i64);
+
+/// Bytes of memory and swap together; -1 for any amount of swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemorySwap(i64);
+
+/// Processor time: microseconds in each 100 ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cpus(i64);
+
+/// Processes and threads; -1 for any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pids(i64);
+
+/// A limit that cannot be one.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("invalid {option}: got {got:?}, want {want}")]
+pub struct LimitError {
+    /// With its dashes.
+    pub option: &'static str,
+    /// What was typed.
+    pub got: String,
+    /// What it takes.
+    pub want: &'static str,
+}
+
+impl std::str::FromStr for Memory {
+    type Err = LimitError;
+
+    fn from_str(text: &str) -> Result<Self, LimitError> {
+        let want = "a size of at least 6m, such as 512m or 1.5g";
+        let bytes = bytes(text).filter(|&bytes| bytes >= MIN_MEMORY_BYTES);
+        bytes.map(Self).ok_or_else(|| error("--memory", text, want))
     }
-    Ok(Ulimit { typed: text.into(), typ, soft, hard })
 }
 
-/// Parses a `--sysctl NAME=VALUE`. Which may be set is for the plan to say, by the namespaces.
-pub fn parse_sysctl(text: &str) -> Result<(String, String), BadValue> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !text.contains('\0') => {
-            Ok((name.trim().into(), value.trim().into()))
+impl std::str::FromStr for MemorySwap {
+    type Err = LimitError;
+
+    fn from_str(text: &str) -> Result<Self, LimitError> {
+        let want = "a size such as 1g for memory and swap together, or -1";
+        let bytes = if text == "-1" { Some(-1) } else { bytes(text).filter(|&b| b > 0) };
+        bytes.map(Self).ok_or_else(|| error("--memory-swap", text, want))
+    }
+}
+
+impl std::str::FromStr for Cpus {
+    type Err = LimitError;
+
+    fn from_str(text: &str) -> Result<Self, LimitError> {
+        let want = "a number of processors from 0.01 on, such as 0.4 or 2";
+        let cpus = decimal(text).filter(|cpus| CPUS.contains(cpus));
+        let cpus = cpus.ok_or_else(|| error("--cpus", text, want))?;
+        Ok(Self(rounded(cpus * f64::from(PERIOD_US))))
+    }
+}
+
+impl std::str::FromStr for Pids {
+    type Err = LimitError;
+
+    fn from_str(text: &str) -> Result<Self, LimitError> {
+        let want = "a number from 2 on (the container's init is one), or -1";
+        let most = text.parse().ok().filter(|&n| n == -1 || n >= MIN_PIDS);
+        most.map(Self).ok_or_else(|| error("--pids-limit", text, want))
+    }
+}
+
+impl Limits {
+    /// Changes `spec` as they ask. What it has beside them stays.
+    pub(super) fn apply(&self, spec: &mut Spec) {
+        if let Some(process) = spec.process_mut().as_mut().filter(|_| self.oom_score_adj.is_some())
+        {
+            process.set_oom_score_adj(self.oom_score_adj);
         }
-        _ => {
-            let hint = "for example: --sysctl net.ipv4.ip_forward=1";
-            Err(BadValue::new("sysctl", text, "want NAME=VALUE", hint))
+        if (self.memory, self.memory_swap, self.cpus, self.pids) == Default::default() {
+            return;
+        }
+        let Some(linux) = spec.linux_mut() else { return };
+        let resources = linux.resources_mut().get_or_insert_default();
+        if self.memory.is_some() || self.memory_swap.is_some() {
+            self.change_memory(resources.memory_mut().get_or_insert_default());
+        }
+        if let Some(Cpus(quota)) = self.cpus {
+            let cpu: &mut LinuxCpu = resources.cpu_mut().get_or_insert_default();
+            cpu.set_quota(Some(quota)).set_period(Some(PERIOD_US.into()));
+        }
+        if let Some(Pids(most)) = self.pids {
+            let mut pids = LinuxPids::default();
+            pids.set_limit(most);
+            resources.set_pids(Some(pids));
+        }
+    }
+
+    /// As with docker and podman, who asks for memory alone gets as much swap again: without a
+    /// limit of that, a container would go on far beyond its memory, and slow the machine down.
+    fn change_memory(&self, memory: &mut LinuxMemory) {
+        if let Some(Memory(bytes)) = self.memory {
+            memory.set_limit(Some(bytes)).set_swap(Some(bytes.saturating_mul(2)));
+        }
+        if let Some(MemorySwap(bytes)) = self.memory_swap {
+            memory.set_swap(Some(bytes));
+        }
+    }
+
+    /// Checks what each of them cannot see of the others.
+    pub fn check(&self) -> Result<(), LimitError> {
+        match (self.memory, self.memory_swap) {
+            (Some(Memory(memory)), Some(MemorySwap(both))) if both != -1 && both < memory => {
+                let want = "at least what --memory is, which it includes";
+                Err(error("--memory-swap", &both.to_string(), want))
+            }
+            _ => Ok(()),
         }
     }
 }
 
-/// Sets the limits in `process`, each instead of one of the same type.
-pub(super) fn apply(process: &mut Process, ulimits: &[Ulimit]) {
-    if ulimits.is_empty() {
-        return;
+/// `bytes` as a person would write them: 64m, or the bare number where it is not round.
+pub(crate) struct Size(pub i64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(30, "g"), (20, "m"), (10, "k")];
+        match units.iter().find(|(bits, _)| self.0 > 0 && self.0 % (1 << bits) == 0) {
+            Some((bits, unit)) => write!(f, "{}{unit}", self.0 >> bits),
+            None => write!(f, "{} bytes", self.0),
+        }
     }
-    let mut limits = process.rlimits().clone().unwrap_or_default();
-    for ulimit in ulimits {
-        limits.retain(|limit| limit.typ() != ulimit.typ);
-        let limit = PosixRlimitBuilder::default().typ(ulimit.typ);
-        // Every field has a default, so the builder cannot fail.
-        limits.push(limit.soft(ulimit.soft).hard(ulimit.hard).build().unwrap_or_default());
-    }
-    process.set_rlimits(Some(limits));
 }
 
-/// What setrlimit(2) calls it.
-pub(crate) fn resource(kind: PosixRlimitType) -> Resource {
-    match kind {
-        PosixRlimitType::RlimitCpu => Resource::RLIMIT_CPU,
-        PosixRlimitType::RlimitFsize => Resource::RLIMIT_FSIZE,
-        PosixRlimitType::RlimitData => Resource::RLIMIT_DATA,
-        PosixRlimitType::RlimitStack => Resource::RLIMIT_STACK,
-        PosixRlimitType::RlimitCore => Resource::RLIMIT_CORE,
-        PosixRlimitType::RlimitRss => Resource::RLIMIT_RSS,
-        PosixRlimitType::RlimitNproc => Resource::RLIMIT_NPROC,
-        PosixRlimitType::RlimitNofile => Resource::RLIMIT_NOFILE,
-        PosixRlimitType::RlimitMemlock => Resource::RLIMIT_MEMLOCK,
-        PosixRlimitType::RlimitAs => Resource::RLIMIT_AS,
-        PosixRlimitType::RlimitLocks => Resource::RLIMIT_LOCKS,
-        PosixRlimitType::RlimitSigpending => Resource::RLIMIT_SIGPENDING,
-        PosixRlimitType::RlimitMsgqueue => Resource::RLIMIT_MSGQUEUE,
-        PosixRlimitType::RlimitNice => Resource::RLIMIT_NICE,
-        PosixRlimitType::RlimitRtprio => Resource::RLIMIT_RTPRIO,
-        PosixRlimitType::RlimitRttime => Resource::RLIMIT_RTTIME,
+/// Docker's form: a number, and b, k, m, g or t in either case, which count by 1024; `mb` and `MiB`
+/// are m.
+fn bytes(text: &str) -> Option<i64> {
+    let lower = text.to_ascii_lowercase();
+    let letters = lower.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(lower.len());
+    let (digits, unit) = lower.split_at(letters);
+    let unit = unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(unit);
+    let factor = match unit {
+        "" => 1,
+        "k" => 1_i64 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        "t" => 1 << 40,
+        _ => return None,
+    };
+    if let Ok(whole) = digits.parse::<u32>() {
+        return i64::from(whole).checked_mul(factor);
     }
+    #[expect(clippy::cast_precision_loss, reason = "a power of two is exact")]
+    let bytes = decimal(digits)? * factor as f64;
+    // Up to here, whole bytes are exact; no machine has as many.
+    (bytes <= 9e15).then(|| rounded(bytes))
+}
+
+/// Digits with at most one point; no sign, exponent or word, all of which `f64` would take.
+fn decimal(text: &str) -> Option<f64> {
+    let digits = |c: char| c.is_ascii_digit() || c == '.';
+    if text.chars().all(digits) { text.parse().ok() } else { None }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "callers give what fits")]
+fn rounded(number: f64) -> i64 {
+    number.round() as i64
+}
+
+fn error(option: &'static str, got: &str, want: &'static str) -> LimitError {
+    LimitError { option, got: got.into(), want }
 }
 
 #[cfg(test)]
@@ -104,54 +205,57 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_dockers() {
-        let parse = |text: &str| parse_ulimit(text).map(|u| (u.typ, u.soft, u.hard));
-        let nofile = PosixRlimitType::RlimitNofile;
-        assert_eq!(parse("nofile=1024:4096"), Ok((nofile, 1024, 4096)));
-        assert_eq!(parse("NOFILE=7"), Ok((nofile, 7, 7)));
-        assert_eq!(parse("core=0:unlimited"), Ok((PosixRlimitType::RlimitCore, 0, UNLIMITED)));
-        assert_eq!(parse("as=-1"), Ok((PosixRlimitType::RlimitAs, UNLIMITED, UNLIMITED)));
-        for text in [
-            "",
-            "nofile",
-            "nofile=",
-            "=1",
-            "files=1",
-            "nofile=2:1",
-            "nofile=-1:5",
-            "nofile=+1",
-            "nofile=-2",
-            "nofile=1:2:3",
-            "nofile=1k",
-            "nofile=99999999999999999999",
-            "rlimit_core=1",
+    fn sizes_are_dockers() {
+        for (text, want) in [
+            ("6m", Some(6 << 20)),
+            ("7340032", Some(7 << 20)),
+            ("7340032b", Some(7 << 20)),
+            ("64M", Some(64 << 20)),
+            ("64mb", Some(64 << 20)),
+            ("64MiB", Some(64 << 20)),
+            ("1.5g", Some(3 << 29)),
+            ("9000k", Some(9000 << 10)),
+            ("2t", Some(2 << 40)),
+            ("5m", None),
+            ("0", None),
+            ("-1", None),
+            ("", None),
+            ("m", None),
+            ("1e9", None),
+            ("inf", None),
+            ("64 m", None),
+            ("64x", None),
+            ("1.2.3g", None),
+            ("99999999999999999999", None),
+            ("99999999t", None),
         ] {
-            assert!(parse(text).is_err_and(|e| e.value == text), "{text:?}");
+            assert_eq!(text.parse::<Memory>().ok().map(|m| m.0), want, "{text}");
+        }
+        assert_eq!("-1".parse(), Ok(MemorySwap(-1)));
+        for (bytes, text) in [(64 << 20, "64m"), (3 << 29, "1536m"), (1000, "1000 bytes")] {
+            assert_eq!(Size(bytes).to_string(), text);
         }
     }
 
     #[test]
-    fn every_name_is_known() {
-        for name in NAMES.split(", ") {
-            assert!(parse_ulimit(&format!("{name}=1")).is_ok(), "{name}");
+    fn processors_become_a_quota_of_100_ms() {
+        for (text, want) in [
+            ("0.4", Some(40_000)),
+            ("2", Some(200_000)),
+            (".5", Some(50_000)),
+            ("0.01", Some(1000)),
+            ("0.33333", Some(33_333)),
+            ("0.009", None),
+            ("0", None),
+            ("-1", None),
+            ("nan", None),
+            ("1e3", None),
+            ("9999", None),
+            (".", None),
+        ] {
+            assert_eq!(text.parse::<Cpus>().ok().map(|c| c.0), want, "{text}");
         }
-    }
-
-    #[test]
-    fn the_last_of_a_type_counts() {
-        let mut process = Process::default();
-        let ulimits = ["nofile=1", "core=2", "nofile=3"].map(|text| parse_ulimit(text).unwrap());
-        apply(&mut process, &ulimits);
-        let all: Vec<_> = process.rlimits().iter().flatten().map(|l| (l.typ(), l.soft())).collect();
-        assert_eq!(all, [(PosixRlimitType::RlimitCore, 2), (PosixRlimitType::RlimitNofile, 3)]);
-    }
-
-    #[test]
-    fn a_parameter_has_a_name_and_a_value() {
-        assert_eq!(parse_sysctl("a.b=1 2"), Ok(("a.b".into(), "1 2".into())));
-        assert_eq!(parse_sysctl("a = "), Ok(("a".into(), String::new())));
-        for text in ["", "a", "=1", "a=\0"] {
-            assert!(parse_sysctl(text).is_err(), "{text:?}");
-        }
+        assert_eq!("-1".parse(), Ok(Pids(-1)));
+        assert!(["0", "1", "-2", "x"].iter().all(|t| t.parse::<Pids>().is_err()));
     }
 }

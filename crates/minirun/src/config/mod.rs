@@ -32,6 +32,7 @@ pub mod overrides;
 pub mod process;
 pub mod rights;
 pub mod tmpfs;
+pub mod ulimit;
 pub mod value;
 pub mod volume;
 

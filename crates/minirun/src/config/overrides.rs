@@ -6,6 +6,7 @@ use ctsys::idmap::IdMaps;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 
 use super::ephemeral::{self, Ephemeral};
+use super::limits::Limits;
 use super::mounts::MountChanges;
 use super::process::{add_term, change_capabilities, set_variable, user};
 use super::rights::RightsChanges;
@@ -38,6 +39,8 @@ pub struct Overrides {
     pub read_only: bool,
     /// Throw all changes of the root filesystem away.
     pub ephemeral: Option<Ephemeral>,
+    /// Limits and the like.
+    pub limits: Limits,
 }
 
 /// Which network a container has.
@@ -92,6 +95,7 @@ pub fn apply(
     if let Some(ephemeral) = overrides.ephemeral {
         ephemeral::apply(spec, ephemeral);
     }
+    overrides.limits.apply(spec);
     overrides.rights.apply(spec, context.accounts)
 }
 

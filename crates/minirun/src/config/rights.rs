@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use oci_spec::runtime::Spec;
 
 use super::capabilities::CapabilityChanges;
-use super::limits::{self, Ulimit};
+use super::ulimit::{self, Ulimit};
 use crate::user::{Accounts, GroupSpec, UserError};
 
 /// What was asked for.
@@ -35,7 +35,7 @@ impl RightsChanges {
                 self.capabilities.apply(&mut sets, uid);
                 process.set_capabilities(Some(sets));
             }
-            limits::apply(process, &self.ulimits);
+            ulimit::apply(process, &self.ulimits);
             let user = process.user_mut();
             let primary = user.gid();
             for group in &self.groups {

@@ -9,7 +9,7 @@ use nix::sys::resource::Resource;
 use oci_spec::runtime::{self, Capabilities};
 
 use super::{PlanError, Result, container_path, invalid, maps_id};
-use crate::config::limits::resource;
+use crate::config::ulimit::resource;
 
 /// A program to start in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]

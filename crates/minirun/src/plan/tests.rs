@@ -22,7 +22,6 @@ fn nothing_that_cannot_be_honoured_is_passed_over() {
     for (pointer, key, value, want) in [
         ("", "hooks", json!({"poststop": [{"path": "/x"}]}), "hooks"),
         ("/linux", "seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
-        ("/linux", "resources", json!({"pids": {"limit": 5}}), "linux.resources"),
         ("/linux", "mountLabel", json!("x"), "linux.mountLabel"),
         ("/process", "apparmorProfile", json!("x"), "process.apparmorProfile"),
         ("/process", "selinuxLabel", json!("x"), "process.selinuxLabel"),

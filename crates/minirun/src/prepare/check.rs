@@ -11,8 +11,8 @@ use oci_spec::runtime::Spec;
 use super::{Error, Result, RunOptions};
 use crate::config;
 use crate::config::image::Image;
-use crate::config::limits::{Ulimit, resource};
 use crate::config::mounts::{Added, Source};
+use crate::config::ulimit::{Ulimit, resource};
 use crate::config::value::BadValue;
 
 /// What was asked for, as far as it depends on the machine.

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
+use crate::config::limits::LimitError;
 use crate::config::value::BadValue;
 use crate::refusal;
 use crate::user::UserError;
@@ -79,6 +80,9 @@ pub enum Error {
     /// The value of an option.
     #[error(transparent)]
     Value(BadValue),
+    /// A limit.
+    #[error(transparent)]
+    Limit(LimitError),
     /// A source on the host that is not there, or out of the caller's reach.
     #[error("cannot show {path:?} of the host")]
     Source {
@@ -170,6 +174,7 @@ impl Explain for Error {
                 "make it first; minirun makes no directories outside the container".into()
             }
             Self::Source { .. } => "the caller must be able to reach it".into(),
+            Self::Limit(error) => format!("see minirun --help for {}", error.option),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),
             Self::NoCommand => "give one after `--`, as in: minirun -- /bin/sh".into(),
