@@ -19,7 +19,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use ctsys::error::{Context, Result, SysError};
+use ctsys::error::{Result, SysError};
 use ctsys::{fdpass, process};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};

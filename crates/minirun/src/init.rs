@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid};
 use crate::command;
 use crate::handshake::{self, Failure, Message, Step};
 use crate::plan::Plan;
-use crate::reap;
+use crate::reap::{self, Duty};
 use crate::rootfs::{self, Terminal};
 
 /// `CAP_KILL`: the one capability that the init keeps, to pass signals on to other users.
@@ -30,7 +30,7 @@ pub fn run(plan: &Plan, socket: &OwnedFd, mask: &SignalSet) -> u8 {
         Ok(main) => {
             // Nothing of the host's stays open in a process that lives as long as the container.
             let _ = isolate::close_all_but(&[]);
-            reap::run(main).unwrap_or(125)
+            reap::run(&duty(plan, main), &mut |_| {}).unwrap_or(125)
         }
         Err(failure) => {
             let code = failure.code;
@@ -39,6 +39,14 @@ pub fn run(plan: &Plan, socket: &OwnedFd, mask: &SignalSet) -> u8 {
             code
         }
     }
+}
+
+/// What asks the container to stop asks for all of it: the other processes may finish what SIGTERM
+/// has them do, as users of tini wish (tini#78, tini#180). A command that ends by itself ends the
+/// container at once, as everywhere.
+fn duty(plan: &Plan, main: i32) -> Duty {
+    let stop = reap::Stop { signal: plan.stop.signal, timeout: plan.stop.timeout };
+    Duty { main, to_group: false, strict: false, stop: Some(stop) }
 }
 
 /// Everything up to the user's program; its process number.
@@ -59,8 +67,8 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     umask(Mode::empty());
     new_keyring()?;
     command::adjust_oom_score(&plan.process)?;
-    let exposed = command::own_file::is_exposed();
     enter_cgroup_namespace(plan)?;
+    let exposed = command::own_file::is_exposed();
     // 4. Names and network.
     set_names(plan)?;
     if plan.namespaces.contains(CloneFlags::CLONE_NEWNET) {
@@ -103,7 +111,10 @@ fn start_main(
     let main = clone::spawn_until_exec(|| {
         // The outside writes its record while the program is loaded.
         let failure = match tell_of_main(socket) {
-            Ok(()) => command::become_program(&plan.process, slave.take(), mask, exposed),
+            Ok(()) => {
+                let filter = plan.seccomp.as_ref();
+                command::become_program(&plan.process, filter, slave.take(), mask, exposed)
+            }
             Err(failure) => failure,
         };
         let code = failure.code;

@@ -18,7 +18,7 @@ use crate::caller::Caller;
 use crate::config::ids::IdChoice;
 use crate::config::image::Image;
 use crate::config::overrides::{self, Net, Overrides};
-use crate::config::{self, Inputs, annotations};
+use crate::config::{self, Inputs, annotations, security};
 use crate::launch::Launch;
 use crate::naming;
 use crate::user::{Accounts, UserSpec};
@@ -26,6 +26,7 @@ use crate::user::{Accounts, UserSpec};
 mod check;
 mod error;
 mod ids;
+mod profile;
 pub use error::{EXIT_OWN_FAILURE, Error, Result};
 
 /// The root filesystem's name in a bundle.
@@ -53,6 +54,10 @@ pub struct RunOptions {
     pub name: Option<String>,
     /// Stay in the background once the command runs.
     pub detach: bool,
+    /// Leave nothing behind, also in the background.
+    pub remove: bool,
+    /// The bound of the log of a container in the background, in bytes.
+    pub log_bytes: u64,
     /// Only say what would run: nothing is written.
     pub dry_run: bool,
     /// Which ids the container is to have.
@@ -210,6 +215,7 @@ fn file_config(
     if caller.uid != 0 {
         drop_additional_groups(&mut file);
     }
+    security::write_out(&mut file);
     bundle::seal(&mut file).map_err(Error::Json)?;
     Ok(Some(file))
 }
@@ -262,12 +268,14 @@ fn finish(
         Some(Net::Host) => network_files(&place.rootfs),
         _ => Vec::new(),
     };
+    let profile = profile::read(options.overrides.security.seccomp.as_ref())?;
     let context = overrides::Context {
         entrypoint: place.image.as_ref().map_or(&[], |image| &image.entrypoint),
         accounts: &place.accounts,
         maps: &maps,
         terminal,
         network_files: &network_files,
+        profile: profile.as_ref().map(|(profile, kernel)| (profile, *kernel)),
         volumes: place.image.as_ref().map_or(&[], |image| &image.volumes),
     };
     overrides::apply(&mut spec, &options.overrides, &context).map_err(Error::User)?;
@@ -292,6 +300,8 @@ fn finish(
         spec,
         maps,
         detach: options.detach,
+        remove: options.remove,
+        log_bytes: options.log_bytes,
     };
     Ok(Prepared { launch, notes })
 }

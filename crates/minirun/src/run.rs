@@ -18,16 +18,19 @@ use ctsys::signal::{self, SignalSet};
 use ctsys::state::{StateError, StateRoot};
 use ctsys::{fdpass, isolate, wait};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
 use crate::cgroup::{Cgroup, CgroupError, Place};
 use crate::handshake::{self, Failure, Message};
 use crate::init;
 use crate::launch::Launch;
+use crate::log::Log;
 use crate::monitor;
 use crate::plan::{Plan, PlanError};
 use crate::record::Record;
@@ -149,6 +152,7 @@ fn foreground(
     let result = start(launch, plan, place, &mut record, mask, notice).and_then(|started| {
         let relay = started.master.map(Relay::interactive).transpose();
         let relay = relay.map_err(outside("use the terminal"))?;
+        record.sweep_others();
         let code = monitor::wait_for(&started.init.pidfd, relay);
         let code = code.map_err(outside("wait for the container"))?;
         let kills = started.cgroup.map_or(0, |cgroup| cgroup.oom_kills());
@@ -306,7 +310,7 @@ struct Detached {
     init: Child,
     cgroup: Option<Cgroup>,
     record: Record,
-    relay: Option<Relay>,
+    relay: Relay,
 }
 
 /// The monitor's part until the command runs.
@@ -327,15 +331,21 @@ fn monitor_start(
     setsid().call("setsid", String::new).map_err(outside("start a session"))?;
     chdir("/").call("chdir", || "\"/\"".into()).map_err(outside("leave the directory"))?;
     let mut record = Record::reserve(states, launch)?;
-    let log = record.log().map_err(outside("open the container's log"))?;
+    let log =
+        Log::create(record.dir(), launch.log_bytes).map_err(outside("open the container's log"))?;
+    if launch.remove {
+        record.offer_exit_code()?;
+    }
     let null = File::options()
         .read(true)
         .write(true)
         .open("/dev/null")
         .call("open", || "\"/dev/null\"".into())
         .map_err(outside("open the null device"))?;
+    let (reader, writer) = output_pipe().map_err(outside("make a pipe"))?;
     // The container inherits these; the monitor itself then writes nowhere.
-    redirect(&null, &log).map_err(outside("redirect the standard streams"))?;
+    redirect(&null, &writer).map_err(outside("redirect the standard streams"))?;
+    drop(writer);
     let mut notice = |text: &str| {
         let _ = handshake::send(socket, &Message::Notice(text.into()), None);
     };
@@ -347,8 +357,11 @@ fn monitor_start(
         }
     };
     redirect(&null, &null).map_err(outside("redirect the standard streams"))?;
-    let relay = started.master.map(|master| Relay::to_file(master, log)).transpose();
-    let relay = relay.map_err(outside("use the terminal"))?;
+    let relay = match started.master {
+        Some(master) => Relay::terminal_to_log(master, log),
+        None => Relay::pipe_to_log(reader, log),
+    };
+    let relay = relay.map_err(outside("take the container's output"))?;
     die_with_parent(None)?;
     Ok(Detached { init: started.init, cgroup: started.cgroup, record, relay })
 }
@@ -359,15 +372,16 @@ impl Detached {
     fn watch(mut self, socket: OwnedFd) -> u8 {
         let told = handshake::send(&socket, &Message::Started, None);
         drop(socket);
+        self.record.sweep_others();
         if told.is_err() {
             // Nobody was told that there is a container: there is to be none.
             let _ = signal::send(&self.init.pidfd, libc::SIGKILL);
         }
-        let code = monitor::wait_for(&self.init.pidfd, self.relay).unwrap_or(125);
+        let code = monitor::wait_for(&self.init.pidfd, Some(self.relay)).unwrap_or(125);
         if self.cgroup.is_some_and(|cgroup| cgroup.oom_kills() > 0) {
             self.record.oom_killed();
         }
-        let recorded = if told.is_ok() { self.record.stopped(code) } else { self.record.remove() };
+        let recorded = if told.is_ok() { self.record.ended(code) } else { self.record.remove() };
         u8::from(recorded.is_err())
     }
 }
@@ -378,10 +392,19 @@ fn die_with_parent(signal: Option<Signal>) -> Result<()> {
         .map_err(outside("tie the monitor to its launcher"))
 }
 
-fn redirect(input: &File, output: &File) -> ctsys::error::Result<()> {
+/// What the container writes to. Any user inside may open it anew, as programs do that know of
+/// `/dev/stdout` only; nobody needs to read there.
+fn output_pipe() -> ctsys::error::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).call("pipe2", || "O_CLOEXEC".into())?;
+    let write_only = Mode::from_bits_truncate(0o222);
+    fchmod(&writer, write_only).call("fchmod", || "pipe, 0222".into())?;
+    Ok((reader, writer))
+}
+
+fn redirect(input: impl AsFd, output: impl AsFd) -> ctsys::error::Result<()> {
     dup2_stdin(input).call("dup2", || "0".into())?;
-    dup2_stdout(output).call("dup2", || "1".into())?;
-    dup2_stderr(output).call("dup2", || "2".into())
+    dup2_stdout(&output).call("dup2", || "1".into())?;
+    dup2_stderr(&output).call("dup2", || "2".into())
 }
 
 fn outside(step: &'static str) -> impl FnOnce(SysError) -> RunError {
