@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ctsys::SysError;
 use ctsys::clone::{self, Child};
@@ -39,6 +39,7 @@ use crate::terminal::Relay;
 use crate::tidy;
 
 mod oom;
+mod rootfs;
 
 /// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +127,7 @@ type Result<T> = std::result::Result<T, RunError>;
 /// Must be called before any thread is started.
 pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     let plan = Plan::new(&launch.spec, &launch.rootfs, &launch.maps)?;
-    check_rootfs(&launch.rootfs)?;
+    rootfs::check(&launch.rootfs)?;
     let states = StateRoot::open_default()?;
     let place = plan.resources.as_ref().map(|r| Place::find(&launch.id, r)).transpose()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
@@ -137,17 +138,6 @@ pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     };
     mask.block().map_err(outside("restore the signal mask"))?;
     result
-}
-
-/// Told apart from what else can fail inside, where it would be one of many mounts.
-fn check_rootfs(path: &Path) -> Result<()> {
-    match std::fs::metadata(path).call("stat", || format!("{path:?}")) {
-        Ok(meta) if meta.is_dir() => Ok(()),
-        Err(source) if !matches!(source.errno(), Errno::ENOENT | Errno::ENOTDIR) => {
-            Err(RunError::Outside { step: "get to the root filesystem", source })
-        }
-        _ => Err(RunError::NoRootfs(path.into())),
-    }
 }
 
 fn foreground(
@@ -217,7 +207,7 @@ fn start(
             {
                 tidy::remove_made(&launch.rootfs, &made);
             }
-            Err(name_bundle(error.unwrap_or(RunError::InitDied(code)), &launch.rootfs))
+            Err(rootfs::name_bundle(error.unwrap_or(RunError::InitDied(code)), &launch.rootfs))
         }
     }
 }
@@ -227,19 +217,6 @@ fn make_cgroup(place: &Place, plan: &Plan, record: &mut Record) -> Result<Option
     let Some(resources) = &plan.resources else { return Ok(None) };
     record.has_cgroup(place.path())?;
     Ok(Some(place.create(resources)?))
-}
-
-/// A bundle that was named as a root filesystem has no program where one is looked for.
-fn name_bundle(error: RunError, rootfs: &Path) -> RunError {
-    match error {
-        RunError::Inside(failure) if failure.code == 127 && rootfs.join("rootfs").is_dir() => {
-            let rootfs = rootfs.display();
-            let hint =
-                format!("there is a rootfs in {rootfs}, as in a bundle: minirun --bundle {rootfs}");
-            RunError::Inside(failure.hint(hint))
-        }
-        other => other,
-    }
 }
 
 /// The outside's part of the handshake; the terminal's master. `Err(None)` when the inside ended

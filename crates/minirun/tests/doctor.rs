@@ -257,7 +257,7 @@ fn without_proc_or_sys_it_says_what_is_missing() {
         "/proc is needed",
         "mount -t proc proc /proc",
     );
-    assert_finding(&all, "cgroups", "warning", "no cgroup version 2", "mount /sys/fs/cgroup");
+    assert_finding(&all, "cgroups", "warning", "want v2 alone", "unified_cgroup_hierarchy");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use ctsys::report::Explain;
 use nix::errno::Errno;
 
 use super::systemd::SystemdError;
+use crate::refusal;
 
 /// Why a container got no cgroup; implements `Explain` (125).
 #[derive(Debug, thiserror::Error)]
@@ -78,13 +79,13 @@ impl Explain for CgroupError {
                 Errno::EINVAL | Errno::ERANGE | Errno::ENODEV => {
                     "the kernel takes no such value here: see its cgroup-v2 documentation".into()
                 }
-                _ => return None,
+                errno => refusal::step(errno).hint(),
             },
             Self::InUse(_) => "is another container of that name running? choose another --name".into(),
             Self::Sys { source, .. } if source.errno() == Errno::EROFS => {
                 "/sys/fs/cgroup is read-only, as in other containers: run minirun outside, or without limits".into()
             }
-            Self::Sys { .. } => return None,
+            Self::Sys { source, .. } => refusal::step(source.errno()).hint(),
         })
     }
 
