@@ -63,6 +63,87 @@ pub fn spawn_into(
     unsafe { libc::_exit(code.into()) }
 }
 
+/// The stack of a child that [`spawn_until_exec`] starts: it formats an error message at most.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Runs `body`, which is to end by execve(2), in a new process in the caller's own memory, and
+/// waits until it has executed or ended: as vfork(2), so nothing is copied that would be given up
+/// at once. If `body` returns, the child ends with that code.
+///
+/// What `body` changes in memory the caller finds changed; descriptors, working directory, signal
+/// mask and dispositions and credentials are the child's own. While it waits the caller can be
+/// killed, and nothing else. The caller must have one thread only, as for [`spawn`].
+pub fn spawn_until_exec(mut body: impl FnMut() -> u8) -> Result<Child> {
+    let shown = || "CLONE_VM | CLONE_VFORK".to_owned();
+    if has_threads()? {
+        return Err(SysError::new("clone", shown(), Errno::EBUSY));
+    }
+    let stack = Stack::new()?;
+    let mut body: &mut dyn FnMut() -> u8 = &mut body;
+    let mut pidfd: i32 = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: the child runs `call` on a stack of its own that stays until this call has returned,
+    // with a pointer to `body`, which does too: CLONE_VFORK suspends this thread, the only one,
+    // until the child no longer uses this memory. So the two never run in it at once.
+    let pid =
+        unsafe { libc::clone(call, stack.top(), flags, (&raw mut body).cast(), &raw mut pidfd) };
+    let pid = Errno::result(pid).call("clone", shown)?;
+    // SAFETY: clone succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor of ours.
+    Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// Where the child begins; what it returns becomes its exit code.
+extern "C" fn call(body: *mut libc::c_void) -> libc::c_int {
+    let body = body.cast::<&mut dyn FnMut() -> u8>();
+    // SAFETY: `spawn_until_exec` passes a pointer to such a reference and is suspended meanwhile.
+    let body = unsafe { &mut *body };
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(125).into()
+}
+
+/// Memory for a stack, with a page below it that cannot be touched.
+struct Stack {
+    base: *mut libc::c_void,
+    length: usize,
+}
+
+impl Stack {
+    fn new() -> Result<Self> {
+        const GUARD_BYTES: usize = 64 << 10; // The largest page of any machine.
+        let length = STACK_BYTES + GUARD_BYTES;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: a new mapping, wherever the kernel finds room.
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(SysError::last("mmap", length.to_string()));
+        }
+        let stack = Self { base, length };
+        // SAFETY: within the mapping that was just made, which nothing else uses.
+        let result = unsafe {
+            libc::mprotect(
+                base.byte_add(GUARD_BYTES),
+                STACK_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+            )
+        };
+        Errno::result(result).call("mprotect", || STACK_BYTES.to_string())?;
+        Ok(stack)
+    }
+
+    /// Stacks grow down; the end of a mapping is aligned as any stack must be.
+    fn top(&self) -> *mut libc::c_void {
+        self.base.wrapping_byte_add(self.length)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `new`, which nobody uses any more: the child has its own memory by
+        // now, or has ended.
+        unsafe { libc::munmap(self.base, self.length) };
+    }
+}
+
 /// As fork(2), with the child born into new namespaces: returns the child in the parent and `None`
 /// in the child. For a program that goes on as a whole in the child; see [`spawn`] for the rest.
 pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {

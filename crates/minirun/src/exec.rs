@@ -186,6 +186,7 @@ fn process_of(
         maps,
         terminal: options.tty,
         network_files: &[],
+        volumes: &[],
     };
     overrides::change_process(&mut process, &overrides, &context)?;
     Ok(process)

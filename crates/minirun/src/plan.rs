@@ -14,6 +14,7 @@ use ctsys::report::Explain;
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
 
+use crate::config::ephemeral::{self, Ephemeral};
 pub use mount::{Mount, MountSource};
 pub use process::{CapabilitySets, Process, Rlimit};
 pub use resources::{IfAbsent, Resources, Setting};
@@ -28,6 +29,8 @@ pub struct Plan {
     pub maps_root: bool,
     /// Absolute path of the root filesystem.
     pub rootfs: PathBuf,
+    /// Write changes of the root filesystem to memory instead, and throw them away.
+    pub ephemeral: Option<Ephemeral>,
     /// Mount the root read-only at the end.
     pub readonly: bool,
     /// Propagation of the root mount; private without one.
@@ -117,6 +120,9 @@ impl Explain for PlanError {
             Self::Invalid { field: "mounts destination" | "mounts type", .. } => {
                 "mount elsewhere: correct config.json, or the -v".into()
             }
+            Self::Invalid { field: "linux.sysctl", .. } => {
+                "net.* needs a network of the container's own; fs.mqueue.* and kernel's msg*, sem and shm* an ipc namespace; all others are the host's".into()
+            }
             Self::Missing(_) | Self::Invalid { .. } => "correct config.json".into(),
         })
     }
@@ -146,6 +152,8 @@ impl Plan {
             namespaces,
             maps_root: maps_id(&maps.uids, 0) && maps_id(&maps.gids, 0),
             rootfs: rootfs.to_owned(),
+            ephemeral: ephemeral::of(spec)
+                .map_err(|bad| invalid("annotation minirun.ephemeral", &bad.value, "a size"))?,
             readonly: spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
             propagation: propagation(linux.rootfs_propagation().as_deref())?,
             mounts: spec.mounts().iter().flatten().map(Mount::new).collect::<Result<_>>()?,

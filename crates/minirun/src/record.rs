@@ -34,13 +34,13 @@ impl Record {
     /// is free: its record goes.
     pub(crate) fn reserve(root: StateRoot, launch: &Launch) -> Result<Self, StateError> {
         let lock = root.lock()?;
-        for other in root.list()? {
-            if other.id == launch.id || other.name == launch.name {
-                if other.live_status()? != Status::Stopped {
-                    return Err(StateError::Exists(launch.name.clone()));
-                }
-                forget(&root, &other, &lock)?;
+        match root.load(&launch.id) {
+            Ok(other) if other.live_status()? != Status::Stopped => {
+                return Err(StateError::Exists(launch.name.clone()));
             }
+            Ok(other) => forget(&root, &other, &lock)?,
+            Err(StateError::NotFound(_)) => {}
+            Err(other) => return Err(other),
         }
         let state = ContainerState {
             oci_version: launch.spec.version().clone(),

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use super::environment::environment;
+use super::ids::IdArgs;
 use super::limits::LimitArgs;
+use super::mounts::MountArgs;
+use super::rights::RightsArgs;
 use crate::config::overrides::{Net, Overrides};
-use crate::config::volume::Volume;
 use crate::prepare::{Error, Result, RunOptions, Target};
 
 /// HOST_NAME_MAX of Linux (uname(2)).
@@ -40,9 +42,12 @@ pub struct RunArgs {
     /// User to run as, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
-    /// Show a file or directory of the host inside the container
-    #[arg(short, long, value_name = "SRC:DST[:ro|rw]")]
-    volume: Vec<String>,
+    #[command(flatten)]
+    mounts: MountArgs,
+    #[command(flatten)]
+    rights: RightsArgs,
+    #[command(flatten)]
+    ids: IdArgs,
     /// Network: one of its own with loopback only, or the host's [default: the config's, else none]
     #[arg(long, visible_alias = "network", value_enum)]
     net: Option<NetArg>,
@@ -59,9 +64,9 @@ pub struct RunArgs {
     /// Accepted for habit's sake: a container in the foreground leaves nothing behind
     #[arg(long, conflicts_with = "detach")]
     rm: bool,
-    /// Do not let the root filesystem be written
+    /// Print the config.json that would run, and neither run nor write anything
     #[arg(long)]
-    read_only: bool,
+    pub dry_run: bool,
     /// Command in place of the image's entrypoint and default arguments; empty for none
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
@@ -92,27 +97,30 @@ impl RunArgs {
             (None, Some(path)) => Target::Bundle(dir.join(path)),
             (None, None) => Target::Here,
         };
-        let volumes = self.volume.iter().map(|text| Volume::parse(text, dir));
         let overrides = Overrides {
             command: self.command,
             entrypoint: self.entrypoint,
             env: environment(&self.env, lookup)?,
             workdir: self.workdir.map(workdir).transpose()?.map(PathBuf::from),
             user: self.user.map(|text| text.parse()).transpose().map_err(Error::User)?,
-            volumes: volumes.collect::<std::result::Result<_, _>>().map_err(Error::Volume)?,
+            mounts: self.mounts.changes(dir).map_err(Error::Value)?,
+            rights: self.rights.changes()?,
             net: self.net.map(|net| match net {
                 NetArg::None => Net::None,
                 NetArg::Host => Net::Host,
             }),
             hostname: self.hostname.map(hostname).transpose()?,
-            read_only: self.read_only,
+            read_only: self.mounts.read_only,
+            ephemeral: self.mounts.ephemeral().map_err(Error::Value)?,
             limits: self.limits.limits().map_err(Error::Limit)?,
         };
         Ok(RunOptions {
             target,
             name: self.name,
             detach: self.detach,
+            dry_run: self.dry_run,
             terminal: self.tty,
+            ids: self.ids.choice().map_err(Error::Value)?,
             overrides,
         })
     }

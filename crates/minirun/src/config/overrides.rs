@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use ctsys::idmap::IdMaps;
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 
+use super::ephemeral::{self, Ephemeral};
 use super::limits::Limits;
+use super::mounts::MountChanges;
 use super::process::{add_term, change_capabilities, set_variable, user};
+use super::rights::RightsChanges;
 use super::settable_gids;
-use super::volume::Volume;
 use crate::spec;
 use crate::user::{Accounts, Ids, UserError, UserSpec};
 
@@ -25,14 +27,18 @@ pub struct Overrides {
     pub workdir: Option<PathBuf>,
     /// Who to run as.
     pub user: Option<UserSpec>,
-    /// Bind mounts.
-    pub volumes: Vec<Volume>,
+    /// Mounts.
+    pub mounts: MountChanges,
+    /// Rights, limits and kernel parameters.
+    pub rights: RightsChanges,
     /// Which network.
     pub net: Option<Net>,
     /// The host name inside.
     pub hostname: Option<String>,
     /// Do not let the root filesystem be written.
     pub read_only: bool,
+    /// Throw all changes of the root filesystem away.
+    pub ephemeral: Option<Ephemeral>,
     /// Limits and the like.
     pub limits: Limits,
 }
@@ -59,6 +65,8 @@ pub struct Context<'a> {
     pub terminal: bool,
     /// Files of the host's that a container on its network sees: (path inside, path on the host).
     pub network_files: &'a [(PathBuf, PathBuf)],
+    /// The volumes that the image names.
+    pub volumes: &'a [PathBuf],
 }
 
 /// Changes `spec` as `overrides` ask.
@@ -83,10 +91,12 @@ pub fn apply(
         Some(Net::None) => own_network(spec),
         None => {}
     }
+    overrides.mounts.apply(spec, context.volumes);
+    if let Some(ephemeral) = overrides.ephemeral {
+        ephemeral::apply(spec, ephemeral);
+    }
     overrides.limits.apply(spec);
-    let volumes = overrides.volumes.iter().map(Volume::to_mount);
-    spec.mounts_mut().get_or_insert_default().extend(volumes);
-    Ok(())
+    overrides.rights.apply(spec, context.accounts)
 }
 
 /// The part of [`apply`] that concerns the process.
@@ -139,7 +149,10 @@ fn change_user(process: &mut Process, context: &Context<'_>, ids: Ids) {
     let changed = capabilities.map(|sets| change_capabilities(sets.clone(), ids.uid));
     process.set_capabilities(changed);
     let additional_gids = settable_gids(context.maps, ids.additional_gids);
-    process.set_user(user(&Ids { additional_gids, ..ids }));
+    let umask = process.user().umask();
+    let mut user = user(&Ids { additional_gids, ..ids });
+    user.set_umask(umask);
+    process.set_user(user);
 }
 
 /// Without a network namespace of its own the kernel refuses a fresh sysfs: the host's then.
