@@ -13,19 +13,37 @@ pub struct Ended {
     pub pid: i32,
     /// Its exit code, or 128 + n when signal n ended it, as shells say it.
     pub code: u8,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
 }
 
-/// Takes the status of a child that has ended; `None` when none has, or there are none.
-pub fn reap_any() -> Result<Option<Ended>> {
+/// What there was to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaped {
+    /// A child has ended.
+    Child(Ended),
+    /// Those that there are have not ended.
+    NotYet,
+    /// There are no children.
+    NoChildren,
+}
+
+/// Takes the status of a child that has ended, without waiting for one.
+pub fn reap_any() -> Result<Reaped> {
     let mut status = 0;
     // SAFETY: waitpid writes the status to an int that outlives the call.
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
     match Errno::result(pid) {
-        Ok(0) | Err(Errno::ECHILD) => Ok(None),
+        Ok(0) => Ok(Reaped::NotYet),
+        Err(Errno::ECHILD) => Ok(Reaped::NoChildren),
         Ok(pid) if libc::WIFSIGNALED(status) => {
-            Ok(Some(Ended { pid, code: code_of_signal(libc::WTERMSIG(status)) }))
+            let signal = libc::WTERMSIG(status);
+            Ok(Reaped::Child(Ended { pid, code: code_of_signal(signal), signal: Some(signal) }))
         }
-        Ok(pid) => Ok(Some(Ended { pid, code: low_byte(libc::WEXITSTATUS(status)) })),
+        Ok(pid) => {
+            let code = low_byte(libc::WEXITSTATUS(status));
+            Ok(Reaped::Child(Ended { pid, code, signal: None }))
+        }
         Err(errno) => Err(errno).call("waitpid", || "-1, WNOHANG".into()),
     }
 }

@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid};
 use crate::command;
 use crate::handshake::{self, Failure, Message, Step};
 use crate::plan::Plan;
-use crate::reap;
+use crate::reap::{self, Duty};
 use crate::rootfs::{self, Terminal};
 
 /// `CAP_KILL`: the one capability that the init keeps, to pass signals on to other users.
@@ -30,7 +30,7 @@ pub fn run(plan: &Plan, socket: &OwnedFd, mask: &SignalSet) -> u8 {
         Ok(main) => {
             // Nothing of the host's stays open in a process that lives as long as the container.
             let _ = isolate::close_all_but(&[]);
-            reap::run(main).unwrap_or(125)
+            reap::run(&duty(plan, main), &mut |_| {}).unwrap_or(125)
         }
         Err(failure) => {
             let code = failure.code;
@@ -39,6 +39,14 @@ pub fn run(plan: &Plan, socket: &OwnedFd, mask: &SignalSet) -> u8 {
             code
         }
     }
+}
+
+/// What asks the container to stop asks for all of it: the other processes may finish what SIGTERM
+/// has them do, as users of tini wish (tini#78, tini#180). A command that ends by itself ends the
+/// container at once, as everywhere.
+fn duty(plan: &Plan, main: i32) -> Duty {
+    let stop = reap::Stop { signal: plan.stop.signal, timeout: plan.stop.timeout };
+    Duty { main, to_group: false, strict: false, stop: Some(stop) }
 }
 
 /// Everything up to the user's program; its process number.
@@ -60,6 +68,7 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     new_keyring()?;
     command::adjust_oom_score(&plan.process)?;
     enter_cgroup_namespace(plan)?;
+    let exposed = command::own_file::is_exposed();
     // 4. Names and network.
     set_names(plan)?;
     if plan.namespaces.contains(CloneFlags::CLONE_NEWNET) {
@@ -69,7 +78,10 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     let mut notice = |text: String| {
         let _ = handshake::send(socket, &Message::Notice(text), None);
     };
-    let terminal = rootfs::set_up(plan, &mut notice)?;
+    let mut made = |path| {
+        let _ = handshake::send(socket, &Message::Made(path), None);
+    };
+    let terminal = rootfs::set_up(plan, &mut notice, &mut made)?;
     let slave = match terminal {
         Some(Terminal { master, slave }) => {
             handshake::send(socket, &Message::Terminal, Some(master.as_fd()))
@@ -83,7 +95,7 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     prctl::set_dumpable(false)
         .call("prctl", || "PR_SET_DUMPABLE, 0".into())
         .step(|| "cannot hide the init".into())?;
-    start_main(plan, socket, slave, mask)
+    start_main(plan, socket, slave, mask, exposed)
 }
 
 /// The child that becomes the user's program.
@@ -92,13 +104,17 @@ fn start_main(
     socket: BorrowedFd<'_>,
     slave: Option<OwnedFd>,
     mask: &SignalSet,
+    exposed: bool,
 ) -> Result<i32, Failure> {
     reap::signals().block().step(|| "cannot block signals".into())?;
     let mut slave = slave;
     let main = clone::spawn_until_exec(|| {
         // The outside writes its record while the program is loaded.
         let failure = match tell_of_main(socket) {
-            Ok(()) => command::become_program(&plan.process, slave.take(), mask),
+            Ok(()) => {
+                let filter = plan.seccomp.as_ref();
+                command::become_program(&plan.process, filter, slave.take(), mask, exposed)
+            }
             Err(failure) => failure,
         };
         let code = failure.code;

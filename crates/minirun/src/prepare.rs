@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ctsys::idmap::IdMaps;
@@ -17,7 +18,7 @@ use crate::caller::Caller;
 use crate::config::ids::IdChoice;
 use crate::config::image::Image;
 use crate::config::overrides::{self, Net, Overrides};
-use crate::config::{self, Inputs, annotations};
+use crate::config::{self, Inputs, annotations, security};
 use crate::launch::Launch;
 use crate::naming;
 use crate::user::{Accounts, UserSpec};
@@ -25,6 +26,7 @@ use crate::user::{Accounts, UserSpec};
 mod check;
 mod error;
 mod ids;
+mod profile;
 pub use error::{EXIT_OWN_FAILURE, Error, Result};
 
 /// The root filesystem's name in a bundle.
@@ -52,6 +54,10 @@ pub struct RunOptions {
     pub name: Option<String>,
     /// Stay in the background once the command runs.
     pub detach: bool,
+    /// Leave nothing behind, also in the background.
+    pub remove: bool,
+    /// The bound of the log of a container in the background, in bytes.
+    pub log_bytes: u64,
     /// Only say what would run: nothing is written.
     pub dry_run: bool,
     /// Which ids the container is to have.
@@ -98,7 +104,7 @@ struct Place {
 
 impl Place {
     fn find(rootfs: &Path, root_path: Option<&Path>, bundle: Option<&Path>) -> Result<Self> {
-        let found = canonical(rootfs).filter(|path| path.is_dir());
+        let found = directory(rootfs)?;
         let found = found.ok_or_else(|| Error::no_rootfs(rootfs, bundle))?;
         // The record stands beside the name that ocipull was given, which may be a link's.
         let named = if rootfs.file_name().is_some() { rootfs } else { &found };
@@ -158,7 +164,7 @@ fn prepare_rootfs(options: &RunOptions, caller: &Caller, path: &Path) -> Result<
 }
 
 fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<Prepared> {
-    let dir = canonical(dir).filter(|path| path.is_dir()).ok_or_else(|| Error::no_bundle(dir))?;
+    let dir = directory(dir)?.ok_or_else(|| Error::no_bundle(dir))?;
     let own_name = naming::from_directory(&dir).unwrap_or_else(naming::drawn);
     let name = options.name.clone().unwrap_or_else(|| own_name.clone());
     let former = match bundle::read(&dir).map_err(Error::Bundle)? {
@@ -209,6 +215,7 @@ fn file_config(
     if caller.uid != 0 {
         drop_additional_groups(&mut file);
     }
+    security::write_out(&mut file);
     bundle::seal(&mut file).map_err(Error::Json)?;
     Ok(Some(file))
 }
@@ -261,12 +268,14 @@ fn finish(
         Some(Net::Host) => network_files(&place.rootfs),
         _ => Vec::new(),
     };
+    let profile = profile::read(options.overrides.security.seccomp.as_ref())?;
     let context = overrides::Context {
         entrypoint: place.image.as_ref().map_or(&[], |image| &image.entrypoint),
         accounts: &place.accounts,
         maps: &maps,
         terminal,
         network_files: &network_files,
+        profile: profile.as_ref().map(|(profile, kernel)| (profile, *kernel)),
         volumes: place.image.as_ref().map_or(&[], |image| &image.volumes),
     };
     overrides::apply(&mut spec, &options.overrides, &context).map_err(Error::User)?;
@@ -291,6 +300,8 @@ fn finish(
         spec,
         maps,
         detach: options.detach,
+        remove: options.remove,
+        log_bytes: options.log_bytes,
     };
     Ok(Prepared { launch, notes })
 }
@@ -323,6 +334,18 @@ fn network_files(rootfs: &Path) -> Vec<(PathBuf, PathBuf)> {
         .filter(present)
         .filter_map(|path| Some((PathBuf::from(path), canonical(Path::new(path))?)))
         .collect()
+}
+
+/// The directory at `path`, links resolved; `None` when there is none.
+fn directory(path: &Path) -> Result<Option<PathBuf>> {
+    let found = fs::canonicalize(path);
+    match found.and_then(|path| Ok((fs::metadata(&path)?.is_dir(), path))) {
+        Ok((is_dir, found)) => Ok(Some(found).filter(|_| is_dir)),
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(cause) => Err(Error::Unreachable { path: path.into(), cause }),
+    }
 }
 
 fn canonical(path: &Path) -> Option<PathBuf> {
