@@ -52,6 +52,9 @@ pub fn spawn(namespaces: CloneFlags, body: impl FnOnce() -> u8) -> Result<Child>
 
 /// As fork(2), with the child born into new namespaces: returns the child in the parent and `None`
 /// in the child. For a program that goes on as a whole in the child; see [`spawn`] for the rest.
+///
+/// With `CLONE_PARENT` among the flags the child is the caller's parent's, which learns of its end as
+/// of the caller's own (clone(2)); the caller has its pidfd all the same.
 pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {
     let shown = || format!("{namespaces:?}");
     if has_threads()? {
@@ -59,10 +62,13 @@ pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {
     }
     let mut pidfd: i32 = -1;
     let flags = u64::try_from(namespaces.bits()).unwrap_or(0);
+    // A sibling's end is told as the caller's own; clone3 takes no other signal for it.
+    let is_sibling = namespaces.contains(CloneFlags::CLONE_PARENT);
+    let exit_signal = if is_sibling { 0 } else { libc::SIGCHLD };
     let args = CloneArgs {
         flags: flags | u64::try_from(libc::CLONE_PIDFD).unwrap_or(0),
         pidfd: (&raw mut pidfd) as u64,
-        exit_signal: u64::try_from(libc::SIGCHLD).unwrap_or(0),
+        exit_signal: u64::try_from(exit_signal).unwrap_or(0),
         ..CloneArgs::default()
     };
     // SAFETY: `args` outlives the call and its one pointer is to a live i32. Without CLONE_VM and a

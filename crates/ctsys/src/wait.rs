@@ -17,16 +17,30 @@ pub struct Ended {
 
 /// Takes the status of a child that has ended; `None` when none has, or there are none.
 pub fn reap_any() -> Result<Option<Ended>> {
+    reap(libc::WNOHANG)
+}
+
+/// Waits until a child has ended and takes its status; `None` when there are none.
+pub fn reap_next() -> Result<Option<Ended>> {
+    loop {
+        match reap(0) {
+            Err(error) if error.errno() == Errno::EINTR => {}
+            other => return other,
+        }
+    }
+}
+
+fn reap(options: i32) -> Result<Option<Ended>> {
     let mut status = 0;
     // SAFETY: waitpid writes the status to an int that outlives the call.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, options) };
     match Errno::result(pid) {
         Ok(0) | Err(Errno::ECHILD) => Ok(None),
         Ok(pid) if libc::WIFSIGNALED(status) => {
             Ok(Some(Ended { pid, code: code_of_signal(libc::WTERMSIG(status)) }))
         }
         Ok(pid) => Ok(Some(Ended { pid, code: low_byte(libc::WEXITSTATUS(status)) })),
-        Err(errno) => Err(errno).call("waitpid", || "-1, WNOHANG".into()),
+        Err(errno) => Err(errno).call("waitpid", || format!("-1, {options}")),
     }
 }
 

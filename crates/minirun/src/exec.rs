@@ -132,7 +132,7 @@ pub fn exec(options: &ExecOptions) -> Result<u8> {
     seal::run_from_sealed_copy().map_err(outside("seal the program's own file"))?;
     let spec = kept_config(&container)?;
     let maps = idmap::of_process(main.pid).map_err(outside("read the container's id maps"))?;
-    let kinds = Plan::new(&spec, &container.rootfs, &maps)?.namespaces;
+    let kinds = Plan::new(&spec, &container.rootfs, &maps)?.all_namespaces();
     let process = Process::new(&process_of(&spec, options, &container.rootfs, &maps)?, &maps)?;
 
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
@@ -179,7 +179,6 @@ fn process_of(
         accounts: &Accounts::read(rootfs),
         maps,
         terminal: options.tty,
-        network_files: &[],
     };
     overrides::change_process(&mut process, &overrides, &context)?;
     Ok(process)

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use ctsys::idmap::IdMaps;
 use oci_spec::runtime::Spec;
 
+use crate::network::Network;
+
 /// One run of one container, fully decided: the flags are applied, the user is looked up.
 #[derive(Debug)]
 pub struct Launch {
@@ -23,6 +25,8 @@ pub struct Launch {
     pub spec: Spec,
     /// The user namespace's maps. For a config that minirun did not generate, as it says.
     pub maps: IdMaps,
+    /// What connects it, beside the namespaces that the configuration says.
+    pub network: Network,
     /// Stay in the background once the command runs.
     pub detach: bool,
     /// Ports that the image says it serves, as in its config: `8080/tcp`.

@@ -9,6 +9,7 @@
 //! bundle        config.json: read, sealed as generated, written
 //! spec_file     `minirun spec`
 //! naming        what a container is called
+//! network       which namespaces and helpers a container's network takes, and its files
 //! launch        one run, fully decided
 //! prepare       flags, bundle and record -> launch
 //! cli           what was typed -> what it means
@@ -17,6 +18,7 @@
 //! rootfs        mounts by descriptor, /dev, masks, pivot_root      (inside)
 //! command       the last steps before the user's program           (inside)
 //! reap          the PID 1 loop                                     (inside)
+//! sweep         the end of a container's processes where no PID 1 of its own is theirs
 //! init          numbered steps from birth to that loop             (inside)
 //! record        the state directory's entry                        (outside)
 //! terminal      the relay between the caller's terminal and the container's
@@ -37,6 +39,7 @@ pub mod json;
 pub mod launch;
 pub mod lifecycle;
 pub mod naming;
+pub mod network;
 pub mod plan;
 pub mod prepare;
 pub mod reap;
@@ -49,4 +52,5 @@ pub mod user;
 mod command;
 mod monitor;
 mod record;
+mod sweep;
 mod terminal;

@@ -6,19 +6,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ctsys::idmap::{IdMaps, IdRange};
-use ctsys::inroot;
 use ctsys::record::{ImageRecord, Ownership};
 use ctsys::state::StateRoot;
-use nix::fcntl::OFlag;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::bundle::{self, Existing};
 use crate::caller::Caller;
 use crate::config::image::Image;
-use crate::config::overrides::{self, Net, Overrides};
+use crate::config::network::{self as network_config, Net, NetworkOptions};
+use crate::config::overrides::{self, Overrides};
 use crate::config::{self, Inputs, annotations};
 use crate::launch::Launch;
 use crate::naming;
+use crate::network::{self, Network, NetworkError, Shared};
 use crate::user::{Accounts, UserSpec};
 
 mod error;
@@ -28,8 +28,6 @@ pub use error::{EXIT_OWN_FAILURE, Error, Result};
 const ROOTFS: &str = "rootfs";
 /// Entries of a root directory that are looked at for their owner: an image has some twenty.
 const MAX_OWNERS_LOOKED_AT: usize = 256;
-/// What a container on the host's network needs of the host to look names up.
-const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// What is to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +51,10 @@ pub struct RunOptions {
     pub detach: bool,
     /// Give the command a terminal; without a word, when there is one to use.
     pub terminal: Option<bool>,
+    /// Its network, and the namespaces that it shares.
+    pub network: NetworkOptions,
+    /// What the caller's environment says in place of `network.net`.
+    pub default_net: Option<String>,
     /// What this run changes.
     pub overrides: Overrides,
 }
@@ -141,11 +143,14 @@ impl Place {
 fn prepare_rootfs(options: &RunOptions, caller: &Caller, path: &Path) -> Result<Prepared> {
     let mut place = Place::find(path, None, None)?;
     let name = options.name.clone().unwrap_or_else(naming::drawn);
+    let shared = Shared::find(&options.network)?;
     let maps = choose_maps(&mut place, caller)?;
+    let maps = or_shared(shared.as_ref(), maps)?;
     let terminal = wants_terminal(options, caller, true);
     let user = options.overrides.user.as_ref();
     let spec = place.generate(caller, &maps, user, &name, terminal)?;
-    finish(options, place, spec, maps, name, terminal)
+    let draft = Draft { place, shared, spec, maps, name, terminal, is_generated: true };
+    finish(options, draft)
 }
 
 fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<Prepared> {
@@ -163,10 +168,13 @@ fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<P
     // a run in a pipe does not change the file.
     let said = former.as_ref().and_then(|s| s.process().as_ref()?.terminal());
     let file = file_config(&place, caller, &maps, &own_name, said.unwrap_or(caller.on_terminal))?;
+    let shared = Shared::find(&options.network)?;
+    let maps = or_shared(shared.as_ref(), maps)?;
     let terminal = wants_terminal(options, caller, true);
     let user = options.overrides.user.as_ref();
     let spec = place.generate(caller, &maps, user, &name, terminal)?;
-    let mut prepared = finish(options, place, spec, maps, name, terminal)?;
+    let draft = Draft { place, shared, spec, maps, name, terminal, is_generated: true };
+    let mut prepared = finish(options, draft)?;
     if let Some(file) = file.filter(|file| former.as_ref() != Some(file))
         && !bundle::write(&dir, &file).map_err(Error::Bundle)?
     {
@@ -226,30 +234,38 @@ fn prepare_own(
             .and_then(|granted| config::maps_of(&spec, caller, Some(granted.writer))),
     };
     let maps = maps.ok_or_else(|| Error::ForeignMaps { path: dir.join(bundle::CONFIG_FILE) })?;
+    let shared = Shared::find(&options.network)?;
+    let maps = or_shared(shared.as_ref(), maps)?;
     let asks = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
     let terminal = wants_terminal(options, caller, asks);
-    finish(options, place, spec, maps, name, terminal)
+    let draft = Draft { place, shared, spec, maps, name, terminal, is_generated: false };
+    finish(options, draft)
 }
 
-/// Applies the flags, and checks what comes out.
-fn finish(
-    options: &RunOptions,
+/// A launch whose flags are not applied yet.
+struct Draft {
     place: Place,
-    mut spec: Spec,
+    shared: Option<Shared>,
+    spec: Spec,
     maps: IdMaps,
     name: String,
     terminal: bool,
-) -> Result<Prepared> {
-    let network_files = match options.overrides.net {
-        Some(Net::Host) => network_files(&place.rootfs),
-        _ => Vec::new(),
-    };
+    /// Rather than written or edited by somebody.
+    is_generated: bool,
+}
+
+/// Applies the flags, and checks what comes out.
+fn finish(options: &RunOptions, draft: Draft) -> Result<Prepared> {
+    let Draft { mut place, shared, mut spec, maps, name, terminal, is_generated } = draft;
+    let mut notes = place.image.as_mut().map(|i| std::mem::take(&mut i.notes)).unwrap_or_default();
+    notes.extend(place.note.take());
+    let network =
+        decide_network(options, &place.rootfs, shared, &mut spec, &name, is_generated, &mut notes)?;
     let context = overrides::Context {
         entrypoint: place.image.as_ref().map_or(&[], |image| &image.entrypoint),
         accounts: &place.accounts,
         maps: &maps,
         terminal,
-        network_files: &network_files,
     };
     overrides::apply(&mut spec, &options.overrides, &context).map_err(Error::User)?;
     check_spec(&spec, &maps)?;
@@ -259,8 +275,6 @@ fn finish(
             .and_then(|root| root.container_dir(&name))
             .map_err(Error::State)?,
     };
-    let mut notes = place.image.map(|image| image.notes).unwrap_or_default();
-    notes.extend(place.note);
     let launch = Launch {
         id: name.clone(),
         name,
@@ -270,9 +284,53 @@ fn finish(
         stop_signal: annotations::stop_signal(&spec),
         spec,
         maps,
+        network,
         detach: options.detach,
     };
     Ok(Prepared { launch, notes })
+}
+
+/// Decides the network and changes `spec` for it.
+fn decide_network(
+    options: &RunOptions,
+    rootfs: &Path,
+    shared: Option<Shared>,
+    spec: &mut Spec,
+    name: &str,
+    is_generated: bool,
+    notes: &mut Vec<String>,
+) -> Result<Network> {
+    let default =
+        options.default_net.as_ref().filter(|_| is_generated && options.network.net.is_none());
+    let default = default.map(|text| match text.parse() {
+        Ok(Net::Container(_) | Net::Path(_)) | Err(_) => Err(NetworkError::Variable(text.clone())),
+        Ok(net) => Ok(net),
+    });
+    let default = default.transpose()?;
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    let has_namespace =
+        namespaces.is_some_and(|all| all.iter().any(|n| n.typ() == LinuxNamespaceType::Network));
+    let hostname = options.overrides.hostname.as_ref().or(spec.hostname().as_ref());
+    let inputs = network::Inputs {
+        options: &options.network,
+        default: match &default {
+            Some(net) => Some(network::Default::Net(net)),
+            None => is_generated.then_some(network::Default::WhatWorks),
+        },
+        has_namespace,
+        rootfs,
+        state_dir: &StateRoot::default_dir().join(name),
+        hostname: hostname.map_or("", String::as_str),
+    };
+    let (network, changes) = network::decide(&inputs, shared, notes)?;
+    network_config::apply(spec, &changes);
+    Ok(network)
+}
+
+/// The maps of the user namespace that is to be shared, where one is, instead of `own`.
+fn or_shared(shared: Option<&Shared>, own: IdMaps) -> Result<IdMaps> {
+    let theirs = shared.map(|shared| shared.maps(&own)).transpose()?.flatten();
+    Ok(theirs.unwrap_or(own))
 }
 
 fn check_options(options: &RunOptions) -> Result<()> {
@@ -351,17 +409,6 @@ fn has_subordinate_owner(rootfs: &Path, maps: &IdMaps, own: u32) -> bool {
     };
     let entries = fs::read_dir(rootfs).into_iter().flatten().flatten().take(MAX_OWNERS_LOOKED_AT);
     is_subordinate(rootfs) || entries.map(|entry| entry.path()).any(|path| is_subordinate(&path))
-}
-
-/// Those files for name look-up that both the host and the root filesystem have: a mount point
-/// that is missing would have to be made in the root filesystem.
-fn network_files(rootfs: &Path) -> Vec<(PathBuf, PathBuf)> {
-    let present = |path: &&&str| inroot::open(rootfs, Path::new(path), OFlag::O_PATH).is_ok();
-    NETWORK_FILES
-        .iter()
-        .filter(present)
-        .filter_map(|path| Some((PathBuf::from(path), canonical(Path::new(path))?)))
-        .collect()
 }
 
 fn canonical(path: &Path) -> Option<PathBuf> {

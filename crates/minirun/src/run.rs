@@ -28,10 +28,13 @@ use crate::handshake::{self, Failure, Message};
 use crate::init;
 use crate::launch::Launch;
 use crate::monitor;
+use crate::network::{self, Helpers, NetworkError};
 use crate::plan::{Plan, PlanError};
 use crate::record::Record;
+use crate::sweep::Mark;
 use crate::terminal::Relay;
 
+mod birth;
 mod refusal;
 
 /// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
@@ -43,6 +46,9 @@ pub enum RunError {
     /// The state directory could not be read or written, or the name is taken.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What connects the container, or a namespace that it is to share.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// There is no root filesystem.
     #[error("no root filesystem at {0:?}")]
     NoRootfs(PathBuf),
@@ -86,6 +92,7 @@ impl Explain for RunError {
                 Some(format!("choose another --name, or remove it: minirun delete --force {name}"))
             }
             Self::State(error) => error.remedy(),
+            Self::Network(error) => error.hint(),
             Self::NoRootfs(_) => {
                 Some("name a root filesystem, or make one: ocipull IMAGE ./rootfs".into())
             }
@@ -123,12 +130,16 @@ pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     if !launch.rootfs.is_dir() {
         return Err(RunError::NoRootfs(launch.rootfs.clone()));
     }
+    let joined = birth::Open::new(&plan)?;
+    if !launch.network.is_shared_alive()? {
+        return Err(NetworkError::Gone.into());
+    }
     let states = StateRoot::open_default()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
     let result = if launch.detach {
-        detached(launch, &plan, states, &mask, notice)
+        detached(launch, &plan, &joined, states, &mask, notice)
     } else {
-        foreground(launch, &plan, states, &mask, notice)
+        foreground(launch, &plan, &joined, states, &mask, notice)
     };
     mask.block().map_err(outside("restore the signal mask"))?;
     result
@@ -137,15 +148,18 @@ pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
 fn foreground(
     launch: &Launch,
     plan: &Plan,
+    joined: &birth::Open,
     states: StateRoot,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let mut record = Record::reserve(states, launch)?;
-    let result = start(launch, plan, &mut record, mask, notice).and_then(|started| {
+    let result = start(launch, plan, joined, &mut record, mask, notice).and_then(|started| {
         let relay = started.master.map(Relay::interactive).transpose();
         let relay = relay.map_err(outside("use the terminal"))?;
-        monitor::wait_for(&started.init.pidfd, relay).map_err(outside("wait for the container"))
+        let code = monitor::wait_for(&started.init.pidfd, relay);
+        started.around.end();
+        code.map_err(outside("wait for the container"))
     });
     let removed = record.remove();
     let code = result?;
@@ -157,6 +171,23 @@ fn foreground(
 struct Started {
     init: Child,
     master: Option<OwnedFd>,
+    around: Around,
+}
+
+/// What has to end when the init has ended.
+struct Around {
+    helpers: Helpers,
+    /// Of a container in a process namespace that is not its own.
+    mark: Option<Mark>,
+}
+
+impl Around {
+    fn end(self) {
+        drop(self.helpers);
+        if let Some(mark) = self.mark {
+            mark.end_all();
+        }
+    }
 }
 
 /// From the plan to a command that runs, its record written. On failure nothing is left but the
@@ -164,18 +195,19 @@ struct Started {
 fn start(
     launch: &Launch,
     plan: &Plan,
+    joined: &birth::Open,
     record: &mut Record,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<Started> {
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
-    let init = clone::spawn(plan.namespaces, || init::run(plan, &theirs, mask))
-        .map_err(RunError::Namespaces)?;
+    let awaits_go = launch.network.has_helpers();
+    let init = birth::init(plan, joined, || init::run(plan, &theirs, mask, awaits_go))?;
     drop(theirs);
-    let result = set_up(launch, record, &init, &ours, notice);
+    let result = set_up(launch, plan, record, &init, &ours, mask, notice);
     drop(ours);
     match result {
-        Ok(master) => Ok(Started { init, master }),
+        Ok((master, around)) => Ok(Started { init, master, around }),
         Err(error) => {
             if error.is_some() {
                 // When the outside failed, the inside may be well on its way.
@@ -191,20 +223,26 @@ fn start(
 /// without a word.
 fn set_up(
     launch: &Launch,
+    plan: &Plan,
     record: &mut Record,
     init: &Child,
     socket: &OwnedFd,
+    mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
-) -> std::result::Result<Option<OwnedFd>, Option<RunError>> {
-    let by_helpers = matches!(launch.maps.writer, MapWriter::Helpers { .. });
-    launch.maps.install(init.pid).map_err(|source| RunError::Maps { by_helpers, source })?;
-    match handshake::send_mapped(socket) {
-        // It has failed already and says why.
-        Err(error) if error.errno() == Errno::EPIPE => {}
-        other => other.map_err(outside("talk to the init"))?,
+) -> std::result::Result<(Option<OwnedFd>, Around), Option<RunError>> {
+    if !plan.joins(CloneFlags::CLONE_NEWUSER) {
+        let by_helpers = matches!(launch.maps.writer, MapWriter::Helpers { .. });
+        launch.maps.install(init.pid).map_err(|source| RunError::Maps { by_helpers, source })?;
     }
+    launch.network.write_files(record.dir()).map_err(RunError::Network)?;
+    tell(handshake::send_mapped(socket))?;
     // Meanwhile it sets itself up.
+    let attaching = network::start(&launch.network, init.pid, mask).map_err(RunError::Network)?;
     record.keep_config(&launch.spec).map_err(RunError::State)?;
+    let helpers = attaching.finish(record.dir(), notice).map_err(RunError::Network)?;
+    if launch.network.has_helpers() {
+        tell(handshake::send_go(socket))?;
+    }
     let mut master = None;
     let mut main = None;
     while let Some((message, fd)) =
@@ -219,25 +257,37 @@ fn set_up(
             (Message::Main, Some(fd)) => {
                 main = Some(handshake::pid_of(fd).map_err(outside("identify the command"))?);
             }
-            (Message::Started | Message::Terminal | Message::Main, _) => {}
+            (Message::Started | Message::Terminal | Message::Main | Message::Init, _) => {}
         }
     }
     let main = main.ok_or(None)?;
+    let is_guest = plan.joins(CloneFlags::CLONE_NEWPID);
+    let mark = if is_guest { Mark::of(main) } else { None };
     record.running(init.pid, main).map_err(RunError::State)?;
-    Ok(master)
+    Ok((master, Around { helpers, mark }))
+}
+
+/// The result of saying a word to the inside.
+fn tell(sent: ctsys::error::Result<()>) -> Result<()> {
+    match sent {
+        // It has failed already and says why.
+        Err(error) if error.errno() == Errno::EPIPE => Ok(()),
+        other => other.map_err(outside("talk to the init")),
+    }
 }
 
 /// Starts the monitor and waits until it says that the command runs.
 fn detached(
     launch: &Launch,
     plan: &Plan,
+    joined: &birth::Open,
     states: StateRoot,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
     let monitor = clone::spawn(CloneFlags::empty(), move || {
-        match monitor_start(launch, plan, states, mask, &theirs) {
+        match monitor_start(launch, plan, joined, states, mask, &theirs) {
             Ok(running) => running.watch(theirs),
             Err(error) => {
                 let failure = Failure {
@@ -263,7 +313,7 @@ fn detached(
                 return Err(RunError::Inside(failure));
             }
             Message::Started => return Ok(0),
-            Message::Terminal | Message::Main => {}
+            Message::Terminal | Message::Main | Message::Init => {}
         }
     }
     let code = wait::wait(&monitor.pidfd).map_err(outside("wait for the monitor"))?;
@@ -275,19 +325,22 @@ struct Detached {
     init: Child,
     record: Record,
     relay: Option<Relay>,
+    around: Around,
 }
 
 /// The monitor's part until the command runs.
 fn monitor_start(
     launch: &Launch,
     plan: &Plan,
+    joined: &birth::Open,
     states: StateRoot,
     mask: &SignalSet,
     socket: &OwnedFd,
 ) -> Result<Detached> {
     // What the caller's shell has open must not stay so for as long as the container runs.
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let keep = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), socket.as_fd()];
+    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), socket.as_fd()];
+    keep.extend(joined.fds());
     isolate::close_all_but(&keep).map_err(outside("close descriptors"))?;
     // Until the command runs, the caller's end is this one's: nobody would be told.
     die_with_parent(Some(Signal::SIGKILL))?;
@@ -306,7 +359,7 @@ fn monitor_start(
     let mut notice = |text: &str| {
         let _ = handshake::send(socket, &Message::Notice(text.into()), None);
     };
-    let started = match start(launch, plan, &mut record, mask, &mut notice) {
+    let started = match start(launch, plan, joined, &mut record, mask, &mut notice) {
         Ok(started) => started,
         Err(error) => {
             record.remove()?;
@@ -317,7 +370,7 @@ fn monitor_start(
     let relay = started.master.map(|master| Relay::to_file(master, log)).transpose();
     let relay = relay.map_err(outside("use the terminal"))?;
     die_with_parent(None)?;
-    Ok(Detached { init: started.init, record, relay })
+    Ok(Detached { init: started.init, record, relay, around: started.around })
 }
 
 impl Detached {
@@ -331,6 +384,7 @@ impl Detached {
             let _ = signal::send(&self.init.pidfd, libc::SIGKILL);
         }
         let code = monitor::wait_for(&self.init.pidfd, self.relay).unwrap_or(125);
+        self.around.end();
         let recorded = if told.is_ok() { self.record.stopped(code) } else { self.record.remove() };
         u8::from(recorded.is_err())
     }

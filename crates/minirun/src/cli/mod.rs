@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod environment;
 mod exec;
+mod network;
 mod run;
 
 pub use exec::ExecArgs;

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::environment::environment;
-use crate::config::overrides::{Net, Overrides};
+use super::network::{NET_VARIABLE, NetworkArgs};
+use crate::config::overrides::Overrides;
 use crate::config::volume::Volume;
 use crate::prepare::{Error, Result, RunOptions, Target};
 
@@ -42,9 +43,8 @@ pub struct RunArgs {
     /// Show a file or directory of the host inside the container
     #[arg(short, long, value_name = "SRC:DST[:ro|rw]")]
     volume: Vec<String>,
-    /// Network: one of its own with loopback only, or the host's [default: the config's, else none]
-    #[arg(long, visible_alias = "network", value_enum)]
-    net: Option<NetArg>,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Host name inside the container [default: the name]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
@@ -69,13 +69,6 @@ pub struct RunArgs {
     command: Vec<String>,
 }
 
-/// Which network, as typed.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum NetArg {
-    None,
-    Host,
-}
-
 impl RunArgs {
     /// What was typed, as it is meant. `dir` is the caller's directory, `lookup` the caller's
     /// environment.
@@ -93,14 +86,10 @@ impl RunArgs {
         let overrides = Overrides {
             command: self.command,
             entrypoint: self.entrypoint,
-            env: environment(&self.env, lookup)?,
+            env: environment(&self.env, &lookup)?,
             workdir: self.workdir.map(workdir).transpose()?.map(PathBuf::from),
             user: self.user.map(|text| text.parse()).transpose().map_err(Error::User)?,
             volumes: volumes.collect::<std::result::Result<_, _>>().map_err(Error::Volume)?,
-            net: self.net.map(|net| match net {
-                NetArg::None => Net::None,
-                NetArg::Host => Net::Host,
-            }),
             hostname: self.hostname.map(hostname).transpose()?,
             read_only: self.read_only,
         };
@@ -109,6 +98,8 @@ impl RunArgs {
             name: self.name,
             detach: self.detach,
             terminal: self.tty,
+            network: self.network.into_options(dir),
+            default_net: lookup(NET_VARIABLE),
             overrides,
         })
     }

@@ -10,6 +10,7 @@ use ctsys::state::StateError;
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
 use crate::config::volume::VolumeError;
+use crate::network::NetworkError;
 use crate::user::UserError;
 
 /// The result of preparing a run.
@@ -68,6 +69,9 @@ pub enum Error {
     /// A volume.
     #[error(transparent)]
     Volume(VolumeError),
+    /// The network, or a namespace to share.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// A `-v` source that is not there.
     #[error("no such volume source: {path:?}")]
     Source {
@@ -154,6 +158,7 @@ impl Explain for Error {
             }
             Self::Volume(_) => "-v takes an existing path and where it is to appear: -v ./src:/src:ro".into(),
             Self::Source { .. } => "make it first; minirun makes no directories outside the container".into(),
+            Self::Network(error) => return error.hint(),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),
             Self::NoCommand => "give one after `--`, as in: minirun -- /bin/sh".into(),
