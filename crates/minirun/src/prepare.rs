@@ -319,7 +319,7 @@ fn decide_network(
         },
         has_namespace,
         rootfs,
-        state_dir: &StateRoot::default_dir().join(name),
+        id: name,
         hostname: hostname.map_or("", String::as_str),
     };
     let (network, changes) = network::decide(&inputs, shared, notes)?;

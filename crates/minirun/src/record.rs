@@ -61,11 +61,6 @@ impl Record {
         Ok(Self { root, state, dir })
     }
 
-    /// The container's state directory.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Keeps the configuration for `exec`, and for those who look.
     pub(crate) fn keep_config(&self, spec: &Spec) -> Result<(), StateError> {
         let path = self.dir.join(CONFIG_FILE);

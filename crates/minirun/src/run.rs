@@ -234,12 +234,12 @@ fn set_up(
         let by_helpers = matches!(launch.maps.writer, MapWriter::Helpers { .. });
         launch.maps.install(init.pid).map_err(|source| RunError::Maps { by_helpers, source })?;
     }
-    launch.network.write_files(record.dir()).map_err(RunError::Network)?;
+    launch.network.write_files().map_err(RunError::Network)?;
     tell(handshake::send_mapped(socket))?;
     // Meanwhile it sets itself up.
     let attaching = network::start(&launch.network, init.pid, mask).map_err(RunError::Network)?;
     record.keep_config(&launch.spec).map_err(RunError::State)?;
-    let helpers = attaching.finish(record.dir(), notice).map_err(RunError::Network)?;
+    let helpers = attaching.finish(notice).map_err(RunError::Network)?;
     if launch.network.has_helpers() {
         tell(handshake::send_go(socket))?;
     }

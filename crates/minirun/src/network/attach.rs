@@ -52,8 +52,8 @@ pub(crate) fn start<'a>(
 
 impl Attaching<'_> {
     /// Waits until all are ready. Where nothing could connect the namespace though nothing was asked
-    /// for, `notice` is told, and the files in `dir` say so.
-    pub(crate) fn finish(mut self, dir: &Path, notice: &mut dyn FnMut(&str)) -> Result<Helpers> {
+    /// for, `notice` is told, and the container's files say so.
+    pub(crate) fn finish(mut self, notice: &mut dyn FnMut(&str)) -> Result<Helpers> {
         let mut helpers = Helpers::default();
         let mut reasons = Vec::new();
         for program in self.network.programs() {
@@ -70,7 +70,7 @@ impl Attaching<'_> {
             }
         }
         if helpers.0.is_empty() && !reasons.is_empty() {
-            self.unconnected(reasons, dir, notice)?;
+            self.unconnected(reasons, notice)?;
         }
         if let (Some(publishing), Some((_, ports))) =
             (self.publishing.take(), &self.network.publish)
@@ -83,7 +83,6 @@ impl Attaching<'_> {
     fn unconnected(
         &self,
         mut reasons: Vec<(&'static str, String)>,
-        dir: &Path,
         notice: &mut dyn FnMut(&str),
     ) -> Result<()> {
         if matches!(self.network.connection, Connection::By { required: true, .. })
@@ -93,7 +92,7 @@ impl Attaching<'_> {
         }
         let reasons: Vec<_> = reasons.iter().map(|(name, why)| format!("{name}: {why}")).collect();
         notice(&without(&reasons.join("; ")));
-        self.network.files.as_ref().map_or(Ok(()), |files| files.write(dir, false))
+        self.network.files.as_ref().map_or(Ok(()), |files| files.write(false))
     }
 }
 

@@ -4,16 +4,19 @@
 use std::fs::{File, Permissions};
 use std::io::{Read, Write};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ctsys::error::Context;
-use ctsys::inroot;
-use nix::fcntl::{AtFlags, OFlag};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::unistd::{AccessFlags, faccessat};
 
 use super::{NetworkError, Result};
 use crate::config::network::HostLine;
+
+/// A file to show: path inside, path outside, read-only.
+type Bind = (PathBuf, PathBuf, bool);
 
 const HOSTS: &str = "/etc/hosts";
 const HOSTNAME: &str = "/etc/hostname";
@@ -34,20 +37,23 @@ pub(crate) struct Files {
     pub(super) hostname: String,
     pub(super) hosts: Vec<HostLine>,
     pub(super) dns: Vec<IpAddr>,
-    /// Which are shown.
-    pub(super) wanted: Vec<PathBuf>,
+    /// Where they lie.
+    pub(super) places: Vec<PathBuf>,
 }
 
 impl Files {
-    /// Writes them into `dir`; anew, where the container sees them already, in place.
-    pub(super) fn write(&self, dir: &Path, is_connected: bool) -> Result<()> {
-        for inside in &self.wanted {
-            let text = match inside.to_str() {
-                Some(HOSTNAME) => format!("{}\n", self.hostname),
-                Some(HOSTS) => self.hosts(is_connected),
-                _ => self.resolv_conf(is_connected),
+    /// Writes them; anew, where the container sees them already, in place.
+    pub(super) fn write(&self, is_connected: bool) -> Result<()> {
+        for place in &self.places {
+            let is = |name: &str| place.file_name() == Path::new(name).file_name();
+            let text = if is(HOSTNAME) {
+                format!("{}\n", self.hostname)
+            } else if is(HOSTS) {
+                self.hosts(is_connected)
+            } else {
+                self.resolv_conf(is_connected)
             };
-            write_file(&place(dir, inside), &text)?;
+            write_file(place, &text)?;
         }
         Ok(())
     }
@@ -121,55 +127,83 @@ fn host_resolv_conf() -> String {
 /// The binds of a container with a network of its own: (path inside, path outside, read-only). As
 /// docker's, the container may write them. A connected one needs name servers also where the image
 /// has no such file; then the mount point is made, as engines do.
-pub(super) fn own(
-    rootfs: &Path,
-    state_dir: &Path,
-    is_connected: bool,
-) -> Vec<(PathBuf, PathBuf, bool)> {
+pub(super) fn own(rootfs: &Path, state_dir: &Path, is_connected: bool) -> Vec<Bind> {
+    let Ok(image) = Image::open(rootfs) else { return Vec::new() };
     [HOSTS, HOSTNAME, RESOLV_CONF]
         .into_iter()
-        .filter(|&inside| {
-            exists(rootfs, inside) || is_connected && inside != HOSTNAME && can_be_made(rootfs)
+        .filter_map(|name| {
+            let inside = image.place(name, is_connected && name != HOSTNAME)?;
+            Some((inside, place(state_dir, name), false))
         })
-        .map(|inside| (PathBuf::from(inside), place(state_dir, Path::new(inside)), false))
         .collect()
 }
 
 /// Those of the host's for name look-up that the root filesystem has too; they cannot be written.
-pub(super) fn of_host(rootfs: &Path) -> Vec<(PathBuf, PathBuf, bool)> {
+pub(super) fn of_host(rootfs: &Path) -> Vec<Bind> {
+    let Ok(image) = Image::open(rootfs) else { return Vec::new() };
     [RESOLV_CONF, HOSTS]
-        .iter()
-        .filter(|inside| exists(rootfs, inside))
-        .filter_map(|inside| {
-            Some((PathBuf::from(inside), std::fs::canonicalize(inside).ok()?, true))
+        .into_iter()
+        .filter_map(|name| {
+            Some((image.place(name, false)?, std::fs::canonicalize(name).ok()?, true))
         })
         .collect()
 }
 
-/// Those of another container, whose state directory is `dir`; the host's where it has those.
-pub(super) fn of_container(rootfs: &Path, dir: &Path) -> Vec<(PathBuf, PathBuf, bool)> {
+/// Those of another container, whose state directory is `dir`.
+pub(super) fn of_container(rootfs: &Path, dir: &Path) -> Vec<Bind> {
+    let Ok(image) = Image::open(rootfs) else { return Vec::new() };
     [HOSTS, RESOLV_CONF]
         .into_iter()
-        .filter(|inside| exists(rootfs, inside) || can_be_made(rootfs))
-        .map(|inside| (PathBuf::from(inside), place(dir, Path::new(inside)), false))
-        .filter(|(_, theirs, _)| theirs.exists())
+        .filter(|name| place(dir, name).exists())
+        .filter_map(|name| Some((image.place(name, true)?, place(dir, name), false)))
         .collect()
 }
 
-fn place(dir: &Path, inside: &Path) -> PathBuf {
-    dir.join(inside.file_name().unwrap_or_default())
+/// Where in the state directory `dir` the file of that name lies.
+fn place(dir: &Path, name: &str) -> PathBuf {
+    dir.join(name.rsplit('/').next().unwrap_or_default())
 }
 
-fn exists(rootfs: &Path, inside: &str) -> bool {
-    inroot::open(rootfs, Path::new(inside), OFlag::O_PATH).is_ok()
-}
+/// The root filesystem, looked at.
+struct Image(OwnedFd);
 
-/// Whether the caller may make a file in the root filesystem's /etc, or /etc itself.
-fn can_be_made(rootfs: &Path) -> bool {
-    let dir = inroot::open(rootfs, Path::new("/etc"), OFlag::O_PATH | OFlag::O_DIRECTORY)
-        .or_else(|_| inroot::open(rootfs, Path::new("/"), OFlag::O_PATH | OFlag::O_DIRECTORY));
-    let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
-    dir.is_ok_and(|dir| faccessat(&dir, ".", wanted, AtFlags::AT_EACCESS).is_ok())
+impl Image {
+    fn open(rootfs: &Path) -> ctsys::error::Result<Self> {
+        let dir = File::open(rootfs).call("open", || format!("{rootfs:?}"))?;
+        Ok(Self(dir.into()))
+    }
+
+    /// Where to show the file `name`: there if the image has it. If not, and it is `needed`, where it
+    /// can be made: a link that leads nowhere yet (systemd-resolved's, into /run) is followed.
+    fn place(&self, name: &str, needed: bool) -> Option<PathBuf> {
+        if self.look(Path::new(name), OFlag::O_PATH).is_ok() {
+            return Some(name.into());
+        }
+        if !needed {
+            return None;
+        }
+        let name = self.behind_link(Path::new(name));
+        // The closest directory there is: the rest is made in it.
+        let above = name.ancestors().skip(1);
+        let dir = above.filter_map(|dir| self.look(dir, OFlag::O_PATH | OFlag::O_DIRECTORY).ok());
+        let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
+        let dir = dir.take(1).next()?;
+        faccessat(&dir, ".", wanted, AtFlags::AT_EACCESS).ok().map(|()| name)
+    }
+
+    fn look(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+        let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        openat2(&self.0, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))
+    }
+
+    fn behind_link(&self, name: &Path) -> PathBuf {
+        let link = self.look(name, OFlag::O_PATH | OFlag::O_NOFOLLOW);
+        match link.and_then(|link| nix::fcntl::readlinkat(&link, "")) {
+            // `..` in it stays inside: the mount's place is opened in the root.
+            Ok(target) => name.parent().unwrap_or(name).join(target),
+            Err(_) => name.into(),
+        }
+    }
 }
 
 fn write_file(path: &Path, text: &str) -> Result<()> {
@@ -207,7 +241,7 @@ mod tests {
             hostname: "box".into(),
             hosts: vec!["db:10.1.1.1".parse().unwrap()],
             dns: Vec::new(),
-            wanted: Vec::new(),
+            places: Vec::new(),
         };
         assert!(files.hosts(true).ends_with("\n10.0.2.100\tbox\n10.1.1.1\tdb\n"));
         assert!(files.hosts(false).contains("\n127.0.0.1\tbox\n"));

@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 
 use ctsys::idmap::find_helper;
 use ctsys::process::ProcessId;
+use ctsys::state::StateRoot;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 
@@ -114,8 +115,8 @@ pub(crate) struct Inputs<'a> {
     pub has_namespace: bool,
     /// The root filesystem.
     pub rootfs: &'a Path,
-    /// The container's state directory, where its files will lie.
-    pub state_dir: &'a Path,
+    /// The container's id, in whose state directory its files will lie.
+    pub id: &'a str,
     /// The host name inside.
     pub hostname: &'a str,
 }
@@ -218,12 +219,13 @@ fn set_files(
         Namespace::Host | Namespace::At(_) => changes.files = files::of_host(inputs.rootfs),
         Namespace::New => {
             let is_connected = matches!(network.connection, Connection::By { .. });
-            changes.files = files::own(inputs.rootfs, inputs.state_dir, is_connected);
+            let state_dir = StateRoot::default_dir().join(inputs.id);
+            changes.files = files::own(inputs.rootfs, &state_dir, is_connected);
             network.files = Some(Files {
                 hostname: inputs.hostname.into(),
                 hosts: inputs.options.hosts.clone(),
                 dns: inputs.options.dns.clone(),
-                wanted: changes.files.iter().map(|(inside, _, _)| inside.clone()).collect(),
+                places: changes.files.iter().map(|(_, place, _)| place.clone()).collect(),
             });
         }
     }
@@ -260,10 +262,10 @@ impl Network {
         matches!(self.connection, Connection::By { .. }) || self.publish.is_some()
     }
 
-    /// Writes the container's files into `dir`, its state directory.
-    pub(crate) fn write_files(&self, dir: &Path) -> Result<()> {
+    /// Writes the container's files into its state directory, which has to be there.
+    pub(crate) fn write_files(&self) -> Result<()> {
         let Some(files) = &self.files else { return Ok(()) };
-        files.write(dir, matches!(self.connection, Connection::By { .. }))
+        files.write(matches!(self.connection, Connection::By { .. }))
     }
 
     /// Whether the container whose namespaces are joined is there still, so that the paths that
