@@ -1,6 +1,6 @@
 //! A child process by clone3(2), with whatever namespaces it is to be born into.
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::errno::Errno;
@@ -34,6 +34,9 @@ struct CloneArgs {
     cgroup: u64,
 }
 
+/// Linux 5.7's flag beyond 32 bits: the child is born into the cgroup of `CloneArgs::cgroup`.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Runs `body` in a new process, born into the new namespaces that `namespaces` names. The child
 /// ends with the code that `body` returns and never comes back here; a panic in it ends it with
 /// 125.
@@ -41,7 +44,17 @@ struct CloneArgs {
 /// The caller must have one thread only: in a copy of a process with more, locks that another
 /// thread held stay taken for ever (signal-safety(7)). That is checked, and `EBUSY` otherwise.
 pub fn spawn(namespaces: CloneFlags, body: impl FnOnce() -> u8) -> Result<Child> {
-    if let Some(child) = fork(namespaces)? {
+    spawn_into(namespaces, None, body)
+}
+
+/// As [`spawn`], with the child born into the cgroup whose open directory is given: it never counts
+/// against another one, and no write to `cgroup.procs` waits for a grace period of the kernel's.
+pub fn spawn_into(
+    namespaces: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> u8,
+) -> Result<Child> {
+    if let Some(child) = fork_into(namespaces, cgroup)? {
         return Ok(child);
     }
     let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(125);
@@ -50,13 +63,101 @@ pub fn spawn(namespaces: CloneFlags, body: impl FnOnce() -> u8) -> Result<Child>
     unsafe { libc::_exit(code.into()) }
 }
 
+/// The stack of a child that [`spawn_until_exec`] starts: it formats an error message at most.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Runs `body`, which is to end by execve(2), in a new process in the caller's own memory, and
+/// waits until it has executed or ended: as vfork(2), so nothing is copied that would be given up
+/// at once. If `body` returns, the child ends with that code.
+///
+/// What `body` changes in memory the caller finds changed; descriptors, working directory, signal
+/// mask and dispositions and credentials are the child's own. While it waits the caller can be
+/// killed, and nothing else. The caller must have one thread only, as for [`spawn`].
+pub fn spawn_until_exec(mut body: impl FnMut() -> u8) -> Result<Child> {
+    let shown = || "CLONE_VM | CLONE_VFORK".to_owned();
+    if has_threads()? {
+        return Err(SysError::new("clone", shown(), Errno::EBUSY));
+    }
+    let stack = Stack::new()?;
+    let mut body: &mut dyn FnMut() -> u8 = &mut body;
+    let mut pidfd: i32 = -1;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    // SAFETY: the child runs `call` on a stack of its own that stays until this call has returned,
+    // with a pointer to `body`, which does too: CLONE_VFORK suspends this thread, the only one,
+    // until the child no longer uses this memory. So the two never run in it at once.
+    let pid =
+        unsafe { libc::clone(call, stack.top(), flags, (&raw mut body).cast(), &raw mut pidfd) };
+    let pid = Errno::result(pid).call("clone", shown)?;
+    // SAFETY: clone succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor of ours.
+    Ok(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// Where the child begins; what it returns becomes its exit code.
+extern "C" fn call(body: *mut libc::c_void) -> libc::c_int {
+    let body = body.cast::<&mut dyn FnMut() -> u8>();
+    // SAFETY: `spawn_until_exec` passes a pointer to such a reference and is suspended meanwhile.
+    let body = unsafe { &mut *body };
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(125).into()
+}
+
+/// Memory for a stack, with a page below it that cannot be touched.
+struct Stack {
+    base: *mut libc::c_void,
+    length: usize,
+}
+
+impl Stack {
+    fn new() -> Result<Self> {
+        const GUARD_BYTES: usize = 64 << 10; // The largest page of any machine.
+        let length = STACK_BYTES + GUARD_BYTES;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: a new mapping, wherever the kernel finds room.
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(SysError::last("mmap", length.to_string()));
+        }
+        let stack = Self { base, length };
+        // SAFETY: within the mapping that was just made, which nothing else uses.
+        let result = unsafe {
+            libc::mprotect(
+                base.byte_add(GUARD_BYTES),
+                STACK_BYTES,
+                libc::PROT_READ | libc::PROT_WRITE,
+            )
+        };
+        Errno::result(result).call("mprotect", || STACK_BYTES.to_string())?;
+        Ok(stack)
+    }
+
+    /// Stacks grow down; the end of a mapping is aligned as any stack must be.
+    fn top(&self) -> *mut libc::c_void {
+        self.base.wrapping_byte_add(self.length)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `new`, which nobody uses any more: the child has its own memory by
+        // now, or has ended.
+        unsafe { libc::munmap(self.base, self.length) };
+    }
+}
+
 /// As fork(2), with the child born into new namespaces: returns the child in the parent and `None`
 /// in the child. For a program that goes on as a whole in the child; see [`spawn`] for the rest.
 ///
 /// With `CLONE_PARENT` among the flags the child is the caller's parent's, which learns of its end as
 /// of the caller's own (clone(2)); the caller has its pidfd all the same.
 pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {
-    let shown = || format!("{namespaces:?}");
+    fork_into(namespaces, None)
+}
+
+fn fork_into(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result<Option<Child>> {
+    let shown = || match cgroup {
+        Some(_) => format!("{namespaces:?} | CLONE_INTO_CGROUP"),
+        None => format!("{namespaces:?}"),
+    };
     if has_threads()? {
         return Err(SysError::new("clone3", shown(), Errno::EBUSY));
     }
@@ -66,9 +167,12 @@ pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {
     let is_sibling = namespaces.contains(CloneFlags::CLONE_PARENT);
     let exit_signal = if is_sibling { 0 } else { libc::SIGCHLD };
     let args = CloneArgs {
-        flags: flags | u64::try_from(libc::CLONE_PIDFD).unwrap_or(0),
+        flags: flags
+            | u64::try_from(libc::CLONE_PIDFD).unwrap_or(0)
+            | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: u64::try_from(exit_signal).unwrap_or(0),
+        cgroup: cgroup.map_or(0, |dir| u64::from(dir.as_raw_fd().cast_unsigned())),
         ..CloneArgs::default()
     };
     // SAFETY: `args` outlives the call and its one pointer is to a live i32. Without CLONE_VM and a

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv,
+    recvmsg, sendmsg, socketpair,
 };
 
 use crate::error::{Context, Result, SysError};
@@ -36,6 +36,17 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
                 return Err(SysError::new("sendmsg", shown, errno));
             }
             Ok(_) => return Ok(()),
+        }
+    }
+}
+
+/// Waits for the next message and leaves it there: how many bytes it has, 0 at the peer's end.
+pub fn next_length(socket: impl AsFd) -> Result<usize> {
+    let socket = socket.as_fd().as_raw_fd();
+    loop {
+        match recv(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Err(Errno::EINTR) => {}
+            other => return other.call("recv", || format!("{socket}, MSG_PEEK | MSG_TRUNC")),
         }
     }
 }
@@ -94,6 +105,7 @@ mod tests {
     fn a_message_that_does_not_fit_is_an_error() {
         let (a, b) = pair().unwrap();
         send(&a, b"four", &[]).unwrap();
+        assert_eq!(next_length(&b).unwrap(), 4);
         let error = receive(&b, &mut [0; 2]).unwrap_err();
         assert_eq!(error.errno(), Errno::EMSGSIZE);
     }

@@ -22,6 +22,9 @@ use crate::{clone, fdpass, ns, wait};
 /// passwd and subuid files are read up to this size; a line a user, so a million users fit.
 const MAX_DATABASE_BYTES: u64 = 64 << 20;
 
+/// The kernel takes at most so many lines a map (user_namespaces(7)).
+pub const MAX_LINES: usize = 340;
+
 /// One line of a user namespace's map: `count` ids from `outside` on appear as `inside` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdRange {
@@ -103,6 +106,14 @@ impl IdMaps {
             gids: lay_out(gid, &gids),
             writer: MapWriter::Helpers { newuidmap, newgidmap },
         }))
+    }
+
+    /// The same ids with the caller's own ones as `uid` and `gid` inside instead of 0. What had that
+    /// number becomes 0, and all others stay: a tree that was unpacked with the usual layout keeps
+    /// its owners but for those two.
+    #[must_use]
+    pub fn keeping(self, uid: u32, gid: u32) -> Self {
+        Self { uids: exchange(&self.uids, uid), gids: exchange(&self.gids, gid), ..self }
     }
 
     /// Installs the maps in the user namespace of the process `pid`, from outside. The process
@@ -203,9 +214,49 @@ fn lay_out(own: u32, ranges: &[(u32, u32)]) -> Vec<IdRange> {
         map.push(IdRange { inside, outside, count });
         inside += count;
     }
-    // The kernel takes at most 340 lines a map.
-    map.truncate(340);
+    map.truncate(MAX_LINES);
     map
+}
+
+/// `map` with what 0 and `id` stand for exchanged; 0 must be a line of its own, as [`lay_out`] has it.
+fn exchange(map: &[IdRange], id: u32) -> Vec<IdRange> {
+    let mut lines = Vec::with_capacity(map.len() + 2);
+    for range in map {
+        let above = id.checked_sub(range.inside).filter(|above| *above < range.count);
+        match above {
+            _ if id == 0 => lines.push(*range),
+            _ if range.inside == 0 => lines.push(IdRange { inside: id, ..*range }),
+            None => lines.push(*range),
+            Some(above) => {
+                let part = |inside, from: u32, count| IdRange {
+                    inside,
+                    outside: range.outside + from,
+                    count,
+                };
+                lines.push(part(0, above, 1));
+                lines.push(part(range.inside, 0, above));
+                lines.push(part(id + 1, above + 1, range.count - above - 1));
+            }
+        }
+    }
+    lines.retain(|line| line.count > 0);
+    lines.sort_by_key(|line| line.inside);
+    lines.truncate(MAX_LINES);
+    lines
+}
+
+/// Whether all ids outside that `wanted` maps are among those of `granted`, which may lie in several
+/// lines that follow each other.
+pub fn covers(granted: &[IdRange], wanted: IdRange) -> bool {
+    let (mut next, mut left) = (wanted.outside, wanted.count);
+    while left > 0 {
+        let holds = |r: &&IdRange| next.checked_sub(r.outside).is_some_and(|n| n < r.count);
+        let Some(range) = granted.iter().find(holds) else { return false };
+        let here = (range.count - (next - range.outside)).min(left);
+        left -= here;
+        next = next.saturating_add(here);
+    }
+    true
 }
 
 /// The ranges that `database` (subuid(5)) grants to a user by name or number, as (start, count).
@@ -359,6 +410,28 @@ mod tests {
     fn the_own_id_comes_first() {
         let map = lay_out(1000, &[(100_000, 65_536), (300_000, 10)]);
         assert_eq!(map_text(&map), "0 1000 1\n1 100000 65536\n65537 300000 10\n");
+    }
+
+    #[test]
+    fn the_own_number_is_kept_and_all_but_two_stay() {
+        let map = lay_out(1000, &[(100_000, 65_536)]);
+        let kept = |id| map_text(&exchange(&map, id));
+        assert_eq!(kept(1000), "0 100999 1\n1 100000 999\n1000 1000 1\n1001 101000 64536\n");
+        assert_eq!(kept(1), "0 100000 1\n1 1000 1\n2 100001 65535\n");
+        assert_eq!(kept(65_536), "0 165535 1\n1 100000 65535\n65536 1000 1\n");
+        assert_eq!(kept(0), map_text(&map));
+        // Past the range there is nobody to become 0.
+        assert_eq!(kept(70_000), "1 100000 65536\n70000 1000 1\n");
+        assert_eq!(map_text(&exchange(&lay_out(1000, &[]), 1000)), "1000 1000 1\n");
+    }
+
+    #[test]
+    fn what_is_granted_may_lie_in_lines_that_follow_each_other() {
+        let granted = lay_out(1000, &[(100_000, 10), (100_010, 10), (200_000, 1)]);
+        let covered = |outside, count| covers(&granted, IdRange { inside: 0, outside, count });
+        assert!(covered(1000, 1) && covered(100_000, 20) && covered(100_005, 15));
+        assert!(!covered(1000, 2) && !covered(100_000, 21) && !covered(99_999, 2));
+        assert!(!covered(u32::MAX, 1) && !covered(0, u32::MAX));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub fn loopback_up() -> Result<()> {
     // A fresh `lo` has no other flags that would have to be kept.
     request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
     // SAFETY: SIOCSIFFLAGS reads an ifreq through the pointer, which outlives the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    let result =
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
     Errno::result(result).map(drop).call("ioctl", || "SIOCSIFFLAGS, \"lo\", IFF_UP".into())
 }

@@ -10,9 +10,10 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::NixPath;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags};
@@ -255,10 +256,20 @@ pub fn move_at(from_dir: impl AsFd, from: &[u8], to_dir: impl AsFd, to: &[u8]) -
 
 /// Exchanges `one` and `other`, both in `dir`, in one step.
 pub fn exchange_at(dir: impl AsFd, one: &[u8], other: &[u8]) -> Result<()> {
-    nix::fcntl::renameat2(&dir, one, &dir, other, RenameFlags::RENAME_EXCHANGE)
-        .call("renameat2", || {
-            format!("{}, {}, RENAME_EXCHANGE", shown(&dir, one), shown(&dir, other))
+    let exchanged = one.with_nix_path(|from| {
+        other.with_nix_path(|to| {
+            let (dir, from, to) = (raw(&dir), from.as_ptr(), to.as_ptr());
+            // By number, as nix has a wrapper for one C library only.
+            // SAFETY: both names are zero-terminated and outlive the call.
+            let result = unsafe {
+                libc::syscall(libc::SYS_renameat2, dir, from, dir, to, libc::RENAME_EXCHANGE)
+            };
+            Errno::result(result).map(drop)
         })
+    });
+    exchanged.and_then(|inner| inner).and_then(|inner| inner).call("renameat2", || {
+        format!("{}, {}, RENAME_EXCHANGE", shown(&dir, one), shown(&dir, other))
+    })
 }
 
 /// Takes the lock of an open file or directory (flock(2)), which its last descriptor's end

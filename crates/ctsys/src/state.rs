@@ -27,6 +27,8 @@ const MAX_STATE_BYTES: u64 = 1 << 20;
 /// Longest id or name: a file name may have 255 bytes, and temporary names add some.
 const MAX_ID_BYTES: usize = 200;
 const STATE_FILE: &str = "state.json";
+/// What most containers have beside it.
+const KEPT_FILES: [&str; 1] = ["config.json"];
 const LOCK_FILE: &str = ".lock";
 
 /// A container as its runtime recorded it.
@@ -64,6 +66,12 @@ pub struct ContainerState {
     /// Ports that the image says it serves, as in its config: `8080/tcp`.
     #[serde(default)]
     pub exposed_ports: Vec<String>,
+    /// Absolute path of its cgroup, where it has one of its own; to be removed with the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
+    /// Whether the kernel killed a process of it because memory was short.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oom_killed: bool,
     /// How it ended: the exit code, 128 + n for signal n; `None` before.
     #[serde(default)]
     pub exit_code: Option<i32>,
@@ -263,15 +271,15 @@ impl StateRoot {
         }
     }
 
-    /// Takes `state.id`: makes its directory and writes the first record. An id or name in use is
-    /// an error.
+    /// Takes `state.id`: makes its directory and writes the first record. An id in use is an error.
+    /// Others are not looked at: that would make a start the slower the more containers there are.
     pub fn create(&self, state: &ContainerState, _held: &StateLock) -> Result<PathBuf> {
         let dir = self.container_dir(&state.id)?;
         check_id(&state.name)?;
-        for other in self.list()? {
-            if other.id == state.id || other.name == state.name {
-                return Err(StateError::Exists(state.name.clone()));
-            }
+        match self.load(&state.id) {
+            Ok(_) => return Err(StateError::Exists(state.name.clone())),
+            Err(StateError::NotFound(_)) => {}
+            Err(other) => return Err(other),
         }
         match fs::DirBuilder::new().mode(0o700).create(&dir) {
             // A directory without a record: a creation that was cut off between the two steps.
@@ -299,7 +307,15 @@ impl StateRoot {
         // The record goes first: a removal that is cut off leaves a directory without one, which
         // counts as none.
         let _ = fs::remove_file(dir.join(STATE_FILE));
-        match fs::remove_dir_all(&dir) {
+        for name in KEPT_FILES {
+            let _ = fs::remove_file(dir.join(name));
+        }
+        // What else there is takes a look at the directory first.
+        let removed = fs::remove_dir(&dir).or_else(|error| match error.kind() {
+            std::io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(&dir),
+            _ => Err(error),
+        });
+        match removed {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 Err(StateError::NotFound(id.into()))
             }
@@ -437,6 +453,8 @@ mod tests {
             main: None,
             monitor: None,
             exposed_ports: vec!["80/tcp".into()],
+            cgroup: None,
+            oom_killed: false,
             exit_code: None,
         }
     }

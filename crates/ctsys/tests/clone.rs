@@ -10,7 +10,8 @@ use nix::unistd::Pid;
 fn main() {
     exit_code_comes_back();
     child_is_born_into_its_namespaces_and_can_be_joined();
-    println!("test result: ok. 2 passed; 0 failed");
+    one_that_shares_memory_executes_or_ends();
+    println!("test result: ok. 3 passed; 0 failed");
 }
 
 fn exit_code_comes_back() {
@@ -33,4 +34,26 @@ fn child_is_born_into_its_namespaces_and_can_be_joined() {
     assert_eq!(std::fs::read_link("/proc/self/ns/uts").unwrap(), theirs);
     nix::sys::signal::kill(Pid::from_raw(child.pid), nix::sys::signal::SIGKILL).unwrap();
     waitpid(Pid::from_raw(child.pid), None).unwrap();
+}
+
+fn one_that_shares_memory_executes_or_ends() {
+    let code = |child: &clone::Child| waitpid(Pid::from_raw(child.pid), None).unwrap();
+    let mut seen = 0;
+    let ended = clone::spawn_until_exec(|| {
+        seen = std::process::id();
+        7
+    })
+    .unwrap();
+    assert_eq!(i32::try_from(seen).unwrap(), ended.pid, "the child writes the caller's memory");
+    assert_eq!(code(&ended), WaitStatus::Exited(Pid::from_raw(ended.pid), 7));
+
+    let (shell, script) = (c"/bin/sh", c"exit 9");
+    let executed = clone::spawn_until_exec(|| {
+        nix::unistd::chdir("/").unwrap();
+        let _ = nix::unistd::execv(shell, &[shell, c"-c", script]);
+        1
+    })
+    .unwrap();
+    assert_eq!(code(&executed), WaitStatus::Exited(Pid::from_raw(executed.pid), 9));
+    assert_ne!(std::env::current_dir().unwrap(), std::path::Path::new("/"));
 }

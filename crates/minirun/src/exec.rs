@@ -26,6 +26,7 @@ use nix::sys::prctl;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{self, Spec};
 
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::command;
 use crate::config::overrides::{self, Overrides};
 use crate::handshake::{self, Failure, Message, Step};
@@ -80,6 +81,9 @@ pub enum ExecError {
     /// The user asked for is none of the container's.
     #[error(transparent)]
     User(#[from] UserError),
+    /// The container's limits cannot be made to hold for the command.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A step in the container failed; the message is complete.
     #[error("{0}")]
     Inside(Failure),
@@ -100,6 +104,7 @@ impl Explain for ExecError {
             Self::Container(error) => error.hint(),
             Self::Plan(error) => error.hint(),
             Self::User(error) => error.hint(),
+            Self::Cgroup(error) => error.hint(),
             Self::Inside(failure) => failure.hint.clone(),
             Self::Config { .. } => Some("start the container anew".into()),
             Self::Outside { .. } => None,
@@ -135,8 +140,9 @@ pub fn exec(options: &ExecOptions) -> Result<u8> {
     let kinds = Plan::new(&spec, &container.rootfs, &maps)?.all_namespaces();
     let process = Process::new(&process_of(&spec, options, &container.rootfs, &maps)?, &maps)?;
 
+    let cgroup = container.cgroup.as_deref().map(Cgroup::join).transpose()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
-    let (child, relay) = start(&process, &pidfd, kinds, &mask)?;
+    let (child, relay) = start(&process, &pidfd, kinds, cgroup.as_ref(), &mask)?;
     monitor::wait_for(&child, relay).map_err(outside("wait for the command"))
 }
 
@@ -179,6 +185,7 @@ fn process_of(
         accounts: &Accounts::read(rootfs),
         maps,
         terminal: options.tty,
+        volumes: &[],
     };
     overrides::change_process(&mut process, &overrides, &context)?;
     Ok(process)
@@ -189,6 +196,7 @@ fn start(
     process: &Process,
     main: &OwnedFd,
     kinds: CloneFlags,
+    cgroup: Option<&Cgroup>,
     mask: &SignalSet,
 ) -> Result<(OwnedFd, Option<Relay>)> {
     command::adjust_oom_score(process).map_err(ExecError::Inside)?;
@@ -200,7 +208,7 @@ fn start(
         .map_err(outside("hide from the container"))?;
     let first = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID;
     ns::join(main, first).map_err(outside("join the container"))?;
-    let child = clone::spawn(CloneFlags::empty(), || {
+    let child = clone::spawn_into(CloneFlags::empty(), cgroup.map(Cgroup::dir), || {
         let failure = enter(process, main, kinds - first, &theirs, mask);
         let code = failure.code;
         let _ = handshake::send(&theirs, &Message::Failed(failure), None);

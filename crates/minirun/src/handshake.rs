@@ -142,8 +142,12 @@ pub fn send(socket: impl AsFd, message: &Message, fd: Option<BorrowedFd<'_>>) ->
 
 /// Receives the next message; `None` at the end.
 pub fn receive(socket: impl AsFd) -> Result<Option<(Message, Option<OwnedFd>)>> {
-    let mut buffer = vec![0; MAX_MESSAGE_BYTES];
-    let (length, fds) = match fdpass::receive(socket, &mut buffer) {
+    let received = fdpass::next_length(&socket).and_then(|length| {
+        // Most have some twenty bytes: room for the longest would have to be cleared each time.
+        let mut buffer = vec![0; length.min(MAX_MESSAGE_BYTES)];
+        fdpass::receive(&socket, &mut buffer).map(|(length, fds)| (buffer, length, fds))
+    });
+    let (buffer, length, fds) = match received {
         // The other side was killed with something unread.
         Err(error) if error.errno() == Errno::ECONNRESET => return Ok(None),
         other => other?,

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ctsys::error::Context;
 use ctsys::signal::SignalSet;
-use ctsys::{capability, clone, isolate, netif};
+use ctsys::{capability, clone, isolate, netif, process};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
@@ -74,6 +74,7 @@ fn start(
     if !is_guest {
         command::adjust_oom_score(&plan.process)?;
     }
+    enter_cgroup_namespace(plan)?;
     // 4. Names and network.
     set_names(plan)?;
     if plan.namespaces.contains(CloneFlags::CLONE_NEWNET) {
@@ -113,23 +114,33 @@ fn start_main(
     mask: &SignalSet,
 ) -> Result<i32, Failure> {
     reap::signals().block().step(|| "cannot block signals".into())?;
-    let main = clone::spawn(CloneFlags::empty(), || {
+    let mut slave = slave;
+    let main = clone::spawn_until_exec(|| {
         // Where no PID 1 of its own takes it along it ends with this one all the same.
         if plan.joins(CloneFlags::CLONE_NEWPID) {
             let _ = prctl::set_pdeathsig(Signal::SIGKILL);
         }
-        let failure = command::become_program(&plan.process, slave, mask);
+        // The outside writes its record while the program is loaded.
+        let failure = match tell_of_main(socket) {
+            Ok(()) => command::become_program(&plan.process, slave.take(), mask),
+            Err(failure) => failure,
+        };
         let code = failure.code;
         let _ = handshake::send(socket, &Message::Failed(failure), None);
         code
     })
     .step(|| "cannot start the command's process".into())?;
-    handshake::send(socket, &Message::Main, Some(main.pidfd.as_fd()))
-        .step(|| "cannot tell the outside about the command".into())?;
     capability::set(CAP_KILL, CAP_KILL, 0).step(|| "cannot drop capabilities".into())?;
     die_with_parent()?;
     outside_is_there(socket)?;
     Ok(main.pid)
+}
+
+/// The command's process, not yet executed, passes itself out.
+fn tell_of_main(socket: BorrowedFd<'_>) -> Result<(), Failure> {
+    process::pidfd_open(std::process::id().cast_signed())
+        .and_then(|pidfd| handshake::send(socket, &Message::Main, Some(pidfd.as_fd())))
+        .step(|| "cannot tell the outside about the command".into())
 }
 
 /// Asks for SIGKILL at the parent's end. A change of user takes that back (prctl(2)), so it is
@@ -167,6 +178,18 @@ fn become_root(plan: &Plan) -> Result<(), Failure> {
         die_with_parent()?;
     }
     Ok(())
+}
+
+/// Where the container has a cgroup of its own, which it was born into: a namespace that begins
+/// there ([`Plan::born_into`]).
+fn enter_cgroup_namespace(plan: &Plan) -> Result<(), Failure> {
+    let late = plan.namespaces - plan.born_into();
+    if late.is_empty() {
+        return Ok(());
+    }
+    nix::sched::unshare(late)
+        .call("unshare", || format!("{late:?}"))
+        .step(|| "cannot make the container's cgroup namespace".into())
 }
 
 /// Shared with `exec`: neither may see the keys of the caller's session.

@@ -14,7 +14,7 @@ use crate::network::Network;
 pub struct Launch {
     /// Unique among the caller's containers.
     pub id: String,
-    /// What the user calls it; often the same.
+    /// What the user calls it: the same, as a name is taken only once.
     pub name: String,
     /// Absolute path of the bundle. Without one, the container's state directory, where its
     /// generated config.json lies.

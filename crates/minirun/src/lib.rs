@@ -20,6 +20,7 @@
 //! reap          the PID 1 loop                                     (inside)
 //! sweep         the end of a container's processes where no PID 1 of its own is theirs
 //! init          numbered steps from birth to that loop             (inside)
+//! cgroup        limits: a delegated cgroup, found or asked of systemd          (outside)
 //! record        the state directory's entry                        (outside)
 //! terminal      the relay between the caller's terminal and the container's
 //! monitor       waits, forwards signals
@@ -30,6 +31,7 @@
 
 pub mod bundle;
 pub mod caller;
+pub mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod exec;

@@ -3,18 +3,23 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use ctsys::report::{Explain, Usage, escape, report};
 use minirun::caller::Caller;
 use minirun::cli::{Cli, Command, ExecArgs, ListArgs, ListFormat, RunArgs, SpecArgs};
 use minirun::exec::ExecOptions;
+use minirun::launch::Launch;
+use minirun::plan::Plan;
 use minirun::prepare::{self, EXIT_OWN_FAILURE};
-use minirun::{lifecycle, spec_file};
+use minirun::{json, lifecycle, spec_file};
 
 const PROGRAM: &str = "minirun";
 
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::parse_from_args(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => return not_understood(&error),
     };
@@ -36,6 +41,7 @@ fn main() -> ExitCode {
 
 fn run(args: RunArgs) -> ExitCode {
     let caller = Caller::look();
+    let dry_run = args.dry_run;
     let prepared = std::env::current_dir()
         .map_err(prepare::Error::CurrentDir)
         .and_then(|dir| args.into_options(&dir, own_variable))
@@ -45,6 +51,9 @@ fn run(args: RunArgs) -> ExitCode {
         Err(error) => return report(PROGRAM, &error),
     };
     prepared.notes.iter().for_each(|note| notice(note));
+    if dry_run {
+        return show(&prepared.launch);
+    }
     match minirun::run::run(&prepared.launch, &mut notice) {
         Ok(code) => {
             if prepared.launch.detach {
@@ -53,6 +62,20 @@ fn run(args: RunArgs) -> ExitCode {
             ExitCode::from(code)
         }
         Err(error) => report(PROGRAM, &error),
+    }
+}
+
+/// What would run, checked as a run checks it.
+fn show(launch: &Launch) -> ExitCode {
+    if let Err(error) = Plan::new(&launch.spec, &launch.rootfs, &launch.maps) {
+        return report(PROGRAM, &error);
+    }
+    match json::to_text(&launch.spec) {
+        Ok(text) => {
+            print(&format!("{text}\n"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => report(PROGRAM, &prepare::Error::Json(error)),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod mount;
 mod process;
+mod resources;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -13,8 +14,10 @@ use ctsys::report::Explain;
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
 
+use crate::config::ephemeral::{self, Ephemeral};
 pub use mount::{Mount, MountSource};
 pub use process::{CapabilitySets, Process, Rlimit};
+pub use resources::{IfAbsent, Resources, Setting};
 
 /// How a container is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Plan {
     pub maps_root: bool,
     /// Absolute path of the root filesystem.
     pub rootfs: PathBuf,
+    /// Write changes of the root filesystem to memory instead, and throw them away.
+    pub ephemeral: Option<Ephemeral>,
     /// Mount the root read-only at the end.
     pub readonly: bool,
     /// Propagation of the root mount; private without one.
@@ -42,6 +47,8 @@ pub struct Plan {
     pub readonly_paths: Vec<PathBuf>,
     /// Kernel parameters: path below `/proc/sys`, value.
     pub sysctls: Vec<(PathBuf, String)>,
+    /// Limits, for which the container gets a cgroup of its own.
+    pub resources: Option<Resources>,
     /// Host name of the UTS namespace.
     pub hostname: Option<String>,
     /// NIS domain name of the UTS namespace.
@@ -91,6 +98,9 @@ pub enum PlanError {
     /// A field asks for what minirun does not do yet.
     #[error("config asks for {0}, which minirun does not support yet")]
     Unsupported(String),
+    /// A field asks for what the kernel's present cgroups cannot do.
+    #[error("config asks for {0}, which cgroup v2 does not have")]
+    NotInCgroup2(String),
     /// The configuration has no user namespace.
     #[error("config has no user namespace")]
     NoUserNamespace,
@@ -114,12 +124,15 @@ impl Explain for PlanError {
                 "add {\"type\": \"user\"} to linux.namespaces, or start from `minirun spec --rootless`"
                     .into()
             }
-            Self::Unsupported(_) => "remove it from config.json".into(),
+            Self::Unsupported(_) | Self::NotInCgroup2(_) => "remove it from config.json".into(),
             Self::Unmapped { .. } | Self::GroupsDenied => {
                 "have an administrator grant subordinate ids in /etc/subuid and /etc/subgid and install newuidmap, or choose another user with -u".into()
             }
             Self::Invalid { field: "mounts destination" | "mounts type", .. } => {
                 "mount elsewhere: correct config.json, or the -v".into()
+            }
+            Self::Invalid { field: "linux.sysctl", .. } => {
+                "net.* needs a network of the container's own; fs.mqueue.* and kernel's msg*, sem and shm* an ipc namespace; all others are the host's".into()
             }
             Self::Missing(_) | Self::Invalid { .. } => "correct config.json".into(),
         })
@@ -152,6 +165,8 @@ impl Plan {
             joined,
             maps_root: maps_id(&maps.uids, 0) && maps_id(&maps.gids, 0),
             rootfs: rootfs.to_owned(),
+            ephemeral: ephemeral::of(spec)
+                .map_err(|bad| invalid("annotation minirun.ephemeral", &bad.value, "a size"))?,
             readonly: spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
             propagation: propagation(linux.rootfs_propagation().as_deref())?,
             mounts: spec.mounts().iter().flatten().map(Mount::new).collect::<Result<_>>()?,
@@ -159,10 +174,21 @@ impl Plan {
             masked_paths: paths(linux.masked_paths().as_deref(), "linux.maskedPaths")?,
             readonly_paths: paths(linux.readonly_paths().as_deref(), "linux.readonlyPaths")?,
             sysctls: sysctls(linux, all)?,
+            resources: linux.resources().as_ref().map_or(Ok(None), Resources::new)?,
             hostname: uts(spec.hostname(), "hostname")?,
             domainname: uts(spec.domainname(), "domainname")?,
             process: Process::new(process, maps)?,
         })
+    }
+
+    /// The namespaces that the init is born into. A cgroup namespace begins at the cgroup of the
+    /// process that makes it: where the container gets one of its own, clone3(2) would root the
+    /// namespace at its parent's, so the init unshares it.
+    pub fn born_into(&self) -> CloneFlags {
+        match self.resources {
+            Some(_) => self.namespaces - CloneFlags::CLONE_NEWCGROUP,
+            None => self.namespaces,
+        }
     }
 
     /// All namespaces that the container has apart from the host's, new or joined.
@@ -187,12 +213,6 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
             })
             .unwrap_or(true)
     });
-    let resources = linux.resources().as_ref().is_some_and(|resources| {
-        // Device rules need no cgroup here: a user namespace cannot make devices at all.
-        let mut rest = resources.clone();
-        rest.set_devices(None);
-        serde_json::to_value(&rest).is_ok_and(|v| v != serde_json::json!({}))
-    });
     let set = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
     let refused = [
         (hooks, "hooks"),
@@ -201,7 +221,6 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
         (spec.solaris().is_some(), "solaris"),
         (spec.zos().is_some(), "zos"),
         (linux.seccomp().is_some(), "linux.seccomp"),
-        (resources, "linux.resources"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
         (linux.personality().is_some(), "linux.personality"),

@@ -1,33 +1,35 @@
 //! From what was asked for to a [`Launch`]: finds the root filesystem, its record and its bundle's
 //! config.json, and puts configuration and flags together.
 
+use std::borrow::Cow;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ctsys::idmap::{IdMaps, IdRange};
-use ctsys::record::{ImageRecord, Ownership};
+use ctsys::idmap::IdMaps;
+use ctsys::record::ImageRecord;
 use ctsys::state::StateRoot;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::Spec;
 
 use crate::bundle::{self, Existing};
 use crate::caller::Caller;
+use crate::config::ids::IdChoice;
 use crate::config::image::Image;
-use crate::config::network::{self as network_config, Net, NetworkOptions};
+use crate::config::network::NetworkOptions;
 use crate::config::overrides::{self, Overrides};
 use crate::config::{self, Inputs, annotations};
 use crate::launch::Launch;
 use crate::naming;
-use crate::network::{self, Network, NetworkError, Shared};
+use crate::network::Shared;
 use crate::user::{Accounts, UserSpec};
 
+mod check;
 mod error;
+mod ids;
+mod network;
 pub use error::{EXIT_OWN_FAILURE, Error, Result};
 
 /// The root filesystem's name in a bundle.
 const ROOTFS: &str = "rootfs";
-/// Entries of a root directory that are looked at for their owner: an image has some twenty.
-const MAX_OWNERS_LOOKED_AT: usize = 256;
 
 /// What is to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,10 @@ pub struct RunOptions {
     pub name: Option<String>,
     /// Stay in the background once the command runs.
     pub detach: bool,
+    /// Only say what would run: nothing is written.
+    pub dry_run: bool,
+    /// Which ids the container is to have.
+    pub ids: IdChoice,
     /// Give the command a terminal; without a word, when there is one to use.
     pub terminal: Option<bool>,
     /// Its network, and the namespaces that it shares.
@@ -70,7 +76,8 @@ pub struct Prepared {
 
 /// Decides everything, and writes the bundle's config.json when that is minirun's.
 pub fn prepare(options: &RunOptions, caller: &Caller) -> Result<Prepared> {
-    check_options(options)?;
+    check::options(options)?;
+    let options = &*with_kept_user(options, caller);
     match &options.target {
         Target::Rootfs(path) => prepare_rootfs(options, caller, path),
         Target::Bundle(dir) => prepare_bundle(options, caller, dir),
@@ -143,9 +150,11 @@ impl Place {
 fn prepare_rootfs(options: &RunOptions, caller: &Caller, path: &Path) -> Result<Prepared> {
     let mut place = Place::find(path, None, None)?;
     let name = options.name.clone().unwrap_or_else(naming::drawn);
-    let shared = Shared::find(&options.network)?;
-    let maps = choose_maps(&mut place, caller)?;
-    let maps = or_shared(shared.as_ref(), maps)?;
+    let maps = match ids::asked_for(&options.ids, &mut place, caller)? {
+        Some(maps) => maps,
+        None => ids::usual(&mut place, caller)?,
+    };
+    let (shared, maps) = network::shared(options, maps)?;
     let terminal = wants_terminal(options, caller, true);
     let user = options.overrides.user.as_ref();
     let spec = place.generate(caller, &maps, user, &name, terminal)?;
@@ -163,13 +172,19 @@ fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<P
         Existing::None => None,
     };
     let mut place = Place::find(&dir.join(ROOTFS), Some(Path::new(ROOTFS)), Some(&dir))?;
-    let maps = choose_maps(&mut place, caller)?;
+    let asked_for = ids::asked_for(&options.ids, &mut place, caller)?;
+    let usual = ids::usual(&mut place, caller);
     // Whether there is a terminal says nothing about the bundle: what stands there stays, so that
     // a run in a pipe does not change the file.
     let said = former.as_ref().and_then(|s| s.process().as_ref()?.terminal());
-    let file = file_config(&place, caller, &maps, &own_name, said.unwrap_or(caller.on_terminal))?;
-    let shared = Shared::find(&options.network)?;
-    let maps = or_shared(shared.as_ref(), maps)?;
+    let file = match &usual {
+        Ok(maps) if !options.dry_run => {
+            file_config(&place, caller, maps, &own_name, said.unwrap_or(caller.on_terminal))?
+        }
+        _ => None,
+    };
+    let maps = asked_for.map_or(usual, Ok)?;
+    let (shared, maps) = network::shared(options, maps)?;
     let terminal = wants_terminal(options, caller, true);
     let user = options.overrides.user.as_ref();
     let spec = place.generate(caller, &maps, user, &name, terminal)?;
@@ -195,7 +210,7 @@ fn file_config(
 ) -> Result<Option<Spec>> {
     // What is wrong with it is told of the configuration that is run, if that has it too.
     let Ok(mut file) = place.generate(caller, maps, None, name, terminal) else { return Ok(None) };
-    if check_spec(&file, maps).is_err() {
+    if check::spec(&file, maps).is_err() {
         return Ok(None);
     }
     if caller.uid != 0 {
@@ -218,7 +233,7 @@ fn prepare_own(
     options: &RunOptions,
     caller: &Caller,
     dir: &Path,
-    spec: Spec,
+    mut spec: Spec,
     name: String,
 ) -> Result<Prepared> {
     let root = spec.root().as_ref().map(|root| root.path().clone());
@@ -227,15 +242,15 @@ fn prepare_own(
     let mut place = Place::find(&dir.join(&root), Some(&root), Some(dir))?;
     // What the image would have brought is not in use.
     place.image.iter_mut().for_each(|image| image.notes.clear());
-    let maps = match config::maps_of(&spec, caller, None) {
-        Some(maps) => Some(maps),
-        None => IdMaps::subordinate(caller.uid, caller.gid)
-            .map_err(Error::Subordinate)?
-            .and_then(|granted| config::maps_of(&spec, caller, Some(granted.writer))),
+    let maps = match ids::asked_for(&options.ids, &mut place, caller)? {
+        Some(maps) => {
+            config::set_maps(&mut spec, &maps);
+            maps
+        }
+        None => ids::of_config(&spec, caller)?
+            .ok_or_else(|| Error::ForeignMaps { path: dir.join(bundle::CONFIG_FILE) })?,
     };
-    let maps = maps.ok_or_else(|| Error::ForeignMaps { path: dir.join(bundle::CONFIG_FILE) })?;
-    let shared = Shared::find(&options.network)?;
-    let maps = or_shared(shared.as_ref(), maps)?;
+    let (shared, maps) = network::shared(options, maps)?;
     let asks = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
     let terminal = wants_terminal(options, caller, asks);
     let draft = Draft { place, shared, spec, maps, name, terminal, is_generated: false };
@@ -259,22 +274,25 @@ fn finish(options: &RunOptions, draft: Draft) -> Result<Prepared> {
     let Draft { mut place, shared, mut spec, maps, name, terminal, is_generated } = draft;
     let mut notes = place.image.as_mut().map(|i| std::mem::take(&mut i.notes)).unwrap_or_default();
     notes.extend(place.note.take());
-    let network =
-        decide_network(options, &place.rootfs, shared, &mut spec, &name, is_generated, &mut notes)?;
+    let asked = network::Asked { options, name: &name, is_generated };
+    let network = network::decide(asked, &place.rootfs, shared, &mut spec, &mut notes)?;
     let context = overrides::Context {
         entrypoint: place.image.as_ref().map_or(&[], |image| &image.entrypoint),
         accounts: &place.accounts,
         maps: &maps,
         terminal,
+        volumes: place.image.as_ref().map_or(&[], |image| &image.volumes),
     };
     overrides::apply(&mut spec, &options.overrides, &context).map_err(Error::User)?;
-    check_spec(&spec, &maps)?;
+    check::spec(&spec, &maps)?;
     let bundle = match place.bundle {
         Some(dir) => dir,
+        None if options.dry_run => StateRoot::default_dir().join(&name),
         None => StateRoot::open_default()
             .and_then(|root| root.container_dir(&name))
             .map_err(Error::State)?,
     };
+    notes.extend(check::read_only_volume(&spec, place.image.as_ref()));
     let launch = Launch {
         id: name.clone(),
         name,
@@ -290,125 +308,23 @@ fn finish(options: &RunOptions, draft: Draft) -> Result<Prepared> {
     Ok(Prepared { launch, notes })
 }
 
-/// Decides the network and changes `spec` for it.
-fn decide_network(
-    options: &RunOptions,
-    rootfs: &Path,
-    shared: Option<Shared>,
-    spec: &mut Spec,
-    name: &str,
-    is_generated: bool,
-    notes: &mut Vec<String>,
-) -> Result<Network> {
-    let default =
-        options.default_net.as_ref().filter(|_| is_generated && options.network.net.is_none());
-    let default = default.map(|text| match text.parse() {
-        Ok(Net::Container(_) | Net::Path(_)) | Err(_) => Err(NetworkError::Variable(text.clone())),
-        Ok(net) => Ok(net),
-    });
-    let default = default.transpose()?;
-    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
-    let has_namespace =
-        namespaces.is_some_and(|all| all.iter().any(|n| n.typ() == LinuxNamespaceType::Network));
-    let hostname = options.overrides.hostname.as_ref().or(spec.hostname().as_ref());
-    let inputs = network::Inputs {
-        options: &options.network,
-        default: match &default {
-            Some(net) => Some(network::Default::Net(net)),
-            None => is_generated.then_some(network::Default::WhatWorks),
-        },
-        has_namespace,
-        rootfs,
-        id: name,
-        hostname: hostname.map_or("", String::as_str),
-    };
-    let (network, changes) = network::decide(&inputs, shared, notes)?;
-    network_config::apply(spec, &changes);
-    Ok(network)
-}
-
-/// The maps of the user namespace that is to be shared, where one is, instead of `own`.
-fn or_shared(shared: Option<&Shared>, own: IdMaps) -> Result<IdMaps> {
-    let theirs = shared.map(|shared| shared.maps(&own)).transpose()?.flatten();
-    Ok(theirs.unwrap_or(own))
-}
-
-fn check_options(options: &RunOptions) -> Result<()> {
-    if let Some(name) = &options.name {
-        ctsys::state::check_id(name).map_err(Error::Name)?;
-    }
-    for volume in &options.overrides.volumes {
-        // The mount point's type follows the source's, so it has to be there first.
-        if let Err(cause) = fs::metadata(&volume.source) {
-            return Err(Error::Source { path: volume.source.clone(), cause });
+/// With `keep-id` the command runs as the caller unless somebody says so, whatever image and
+/// configuration say, as with podman.
+fn with_kept_user<'a>(options: &'a RunOptions, caller: &Caller) -> Cow<'a, RunOptions> {
+    match ids::kept(&options.ids, caller).filter(|_| options.overrides.user.is_none()) {
+        None => Cow::Borrowed(options),
+        Some((uid, gid)) => {
+            let mut options = options.clone();
+            options.overrides.user = Some(UserSpec::ids(uid, gid));
+            Cow::Owned(options)
         }
     }
-    Ok(())
-}
-
-fn check_spec(spec: &Spec, maps: &IdMaps) -> Result<()> {
-    let Some(process) = spec.process() else { return Err(Error::NoCommand) };
-    let args = process.args().as_deref().unwrap_or_default();
-    if args.first().is_none_or(String::is_empty) {
-        return Err(Error::NoCommand);
-    }
-    let env = process.env().as_deref().unwrap_or_default();
-    if let Some(word) = args.iter().chain(env).find(|word| word.contains('\0')) {
-        return Err(Error::Nul { word: word.clone() });
-    }
-    let user = process.user();
-    let unmapped = |kind, map: &[IdRange], id| {
-        if map.is_empty() || config::is_mapped(map, id) {
-            return Ok(());
-        }
-        Err(Error::Unmapped { kind, id })
-    };
-    unmapped("user", &maps.uids, user.uid())?;
-    unmapped("group", &maps.gids, user.gid())
 }
 
 /// By default a terminal is used where there is one and the configuration does not object; a
 /// container in the background has none to use.
 fn wants_terminal(options: &RunOptions, caller: &Caller, config_asks: bool) -> bool {
     options.terminal.unwrap_or(config_asks && caller.on_terminal && !options.detach)
-}
-
-/// Root's containers have all ids as they are, in a user namespace all the same. Another caller's
-/// have those that the root filesystem was unpacked with. One that came without a record has the
-/// caller's id only, unless something in it belongs to a subordinate id.
-fn choose_maps(place: &mut Place, caller: &Caller) -> Result<IdMaps> {
-    if caller.uid == 0 {
-        return Ok(IdMaps::identity());
-    }
-    let single = || IdMaps::single(caller.uid, caller.gid);
-    let ownership = place.image.as_ref().map(|image| image.ownership);
-    match ownership {
-        Some(Ownership::Single) => return Ok(single()),
-        Some(Ownership::Root) => {
-            let rootfs = &place.rootfs;
-            place.note =
-                Some(format!("{rootfs:?} was unpacked by root: inside, its files are nobody's"));
-            return Ok(single());
-        }
-        Some(Ownership::Subuid) | None => {}
-    }
-    let subordinate = IdMaps::subordinate(caller.uid, caller.gid).map_err(Error::Subordinate)?;
-    match (ownership, subordinate) {
-        (Some(_), Some(maps)) => Ok(maps),
-        (Some(_), None) => Err(Error::NoSubordinate { rootfs: place.rootfs.clone() }),
-        (None, Some(maps)) if has_subordinate_owner(&place.rootfs, &maps, caller.uid) => Ok(maps),
-        (None, _) => Ok(single()),
-    }
-}
-
-fn has_subordinate_owner(rootfs: &Path, maps: &IdMaps, own: u32) -> bool {
-    let is_subordinate = |path: &Path| {
-        let owner = fs::symlink_metadata(path).map_or(own, |meta| meta.uid());
-        let holds = |r: &IdRange| owner.checked_sub(r.outside).is_some_and(|above| above < r.count);
-        owner != own && maps.uids.iter().any(holds)
-    };
-    let entries = fs::read_dir(rootfs).into_iter().flatten().flatten().take(MAX_OWNERS_LOOKED_AT);
-    is_subordinate(rootfs) || entries.map(|entry| entry.path()).any(|path| is_subordinate(&path))
 }
 
 fn canonical(path: &Path) -> Option<PathBuf> {

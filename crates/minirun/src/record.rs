@@ -10,9 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ctsys::SysError;
 use ctsys::error::Context;
 use ctsys::process::ProcessId;
-use ctsys::state::{ContainerState, StateError, StateRoot, Status};
+use ctsys::state::{ContainerState, StateError, StateLock, StateRoot, Status};
 use oci_spec::runtime::Spec;
 
+use crate::cgroup;
 use crate::launch::Launch;
 
 /// The configuration that the container runs by, in its state directory: this run's flags applied.
@@ -33,13 +34,13 @@ impl Record {
     /// is free: its record goes.
     pub(crate) fn reserve(root: StateRoot, launch: &Launch) -> Result<Self, StateError> {
         let lock = root.lock()?;
-        for other in root.list()? {
-            if other.id == launch.id || other.name == launch.name {
-                if other.live_status()? != Status::Stopped {
-                    return Err(StateError::Exists(launch.name.clone()));
-                }
-                root.remove(&other.id, &lock)?;
+        match root.load(&launch.id) {
+            Ok(other) if other.live_status()? != Status::Stopped => {
+                return Err(StateError::Exists(launch.name.clone()));
             }
+            Ok(other) => forget(&root, &other, &lock)?,
+            Err(StateError::NotFound(_)) => {}
+            Err(other) => return Err(other),
         }
         let state = ContainerState {
             oci_version: launch.spec.version().clone(),
@@ -55,10 +56,25 @@ impl Record {
             main: None,
             monitor: ProcessId::of(std::process::id().cast_signed())?,
             exposed_ports: launch.exposed_ports.clone(),
+            cgroup: None,
+            oom_killed: false,
             exit_code: None,
         };
         let dir = root.create(&state, &lock)?;
         Ok(Self { root, state, dir })
+    }
+
+    /// Where the container's cgroup will be: told before it is made, so that whoever finds the record
+    /// of one that was killed can remove it.
+    pub(crate) fn has_cgroup(&mut self, path: &Path) -> Result<(), StateError> {
+        self.state.cgroup = Some(path.into());
+        let lock = self.root.lock()?;
+        self.root.update(&self.state, &lock)
+    }
+
+    /// The kernel killed a process of the container because memory was short.
+    pub(crate) fn oom_killed(&mut self) {
+        self.state.oom_killed = true;
     }
 
     /// Keeps the configuration for `exec`, and for those who look.
@@ -94,13 +110,15 @@ impl Record {
         self.state.status = Status::Stopped;
         self.state.pid = 0;
         self.state.exit_code = Some(code.into());
+        remove_cgroup(&self.state)?;
+        self.state.cgroup = None;
         self.root.update(&self.state, &lock)
     }
 
     /// It is over and nobody will ask.
     pub(crate) fn remove(self) -> Result<(), StateError> {
         let lock = self.root.lock()?;
-        if self.is_ours() { self.root.remove(&self.state.id, &lock) } else { Ok(()) }
+        if self.is_ours() { forget(&self.root, &self.state, &lock) } else { Ok(()) }
     }
 
     /// Whether the record is still this container's: `delete --force` may have removed it, and
@@ -108,6 +126,21 @@ impl Record {
     fn is_ours(&self) -> bool {
         self.root.load(&self.state.id).is_ok_and(|now| now.monitor == self.state.monitor)
     }
+}
+
+/// Removes a stopped container's record, and its cgroup first: without the record nobody would know
+/// of it.
+pub(crate) fn forget(
+    root: &StateRoot,
+    state: &ContainerState,
+    lock: &StateLock,
+) -> Result<(), StateError> {
+    remove_cgroup(state)?;
+    root.remove(&state.id, lock)
+}
+
+fn remove_cgroup(state: &ContainerState) -> Result<(), StateError> {
+    Ok(state.cgroup.as_deref().map_or(Ok(()), cgroup::remove)?)
 }
 
 fn own((key, value): (&String, &String)) -> (String, String) {

@@ -24,6 +24,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
+use crate::cgroup::{Cgroup, CgroupError, Place};
 use crate::handshake::{self, Failure, Message};
 use crate::init;
 use crate::launch::Launch;
@@ -35,6 +36,7 @@ use crate::sweep::Mark;
 use crate::terminal::Relay;
 
 mod birth;
+mod oom;
 mod refusal;
 
 /// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
@@ -49,6 +51,9 @@ pub enum RunError {
     /// What connects the container, or a namespace that it is to share.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The limits cannot be set.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// There is no root filesystem.
     #[error("no root filesystem at {0:?}")]
     NoRootfs(PathBuf),
@@ -93,6 +98,7 @@ impl Explain for RunError {
             }
             Self::State(error) => error.remedy(),
             Self::Network(error) => error.hint(),
+            Self::Cgroup(error) => error.hint(),
             Self::NoRootfs(_) => {
                 Some("name a root filesystem, or make one: ocipull IMAGE ./rootfs".into())
             }
@@ -135,11 +141,12 @@ pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
         return Err(NetworkError::Gone.into());
     }
     let states = StateRoot::open_default()?;
+    let place = plan.resources.as_ref().map(|r| Place::find(&launch.id, r)).transpose()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
     let result = if launch.detach {
-        detached(launch, &plan, &joined, states, &mask, notice)
+        detached(launch, &plan, &joined, place.as_ref(), states, &mask, notice)
     } else {
-        foreground(launch, &plan, &joined, states, &mask, notice)
+        foreground(launch, &plan, &joined, place.as_ref(), states, &mask, notice)
     };
     mask.block().map_err(outside("restore the signal mask"))?;
     result
@@ -149,17 +156,22 @@ fn foreground(
     launch: &Launch,
     plan: &Plan,
     joined: &birth::Open,
+    place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let mut record = Record::reserve(states, launch)?;
-    let result = start(launch, plan, joined, &mut record, mask, notice).and_then(|started| {
+    let started = start(launch, plan, joined, place, &mut record, mask, notice);
+    let result = started.and_then(|started| {
         let relay = started.master.map(Relay::interactive).transpose();
         let relay = relay.map_err(outside("use the terminal"))?;
         let code = monitor::wait_for(&started.init.pidfd, relay);
         started.around.end();
-        code.map_err(outside("wait for the container"))
+        let code = code.map_err(outside("wait for the container"))?;
+        let kills = started.cgroup.map_or(0, |cgroup| cgroup.oom_kills());
+        oom::note(kills, code, plan).iter().for_each(|note| notice(note));
+        Ok(code)
     });
     let removed = record.remove();
     let code = result?;
@@ -170,6 +182,7 @@ fn foreground(
 /// A container whose command runs.
 struct Started {
     init: Child,
+    cgroup: Option<Cgroup>,
     master: Option<OwnedFd>,
     around: Around,
 }
@@ -196,18 +209,21 @@ fn start(
     launch: &Launch,
     plan: &Plan,
     joined: &birth::Open,
+    place: Option<&Place>,
     record: &mut Record,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<Started> {
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
+    let cgroup = place.map(|place| make_cgroup(place, plan, record)).transpose()?.flatten();
+    let dir = cgroup.as_ref().map(Cgroup::dir);
     let awaits_go = launch.network.has_helpers();
-    let init = birth::init(plan, joined, || init::run(plan, &theirs, mask, awaits_go))?;
+    let init = birth::init(plan, joined, dir, || init::run(plan, &theirs, mask, awaits_go))?;
     drop(theirs);
     let result = set_up(launch, plan, record, &init, &ours, mask, notice);
     drop(ours);
     match result {
-        Ok((master, around)) => Ok(Started { init, master, around }),
+        Ok((master, around)) => Ok(Started { init, cgroup, master, around }),
         Err(error) => {
             if error.is_some() {
                 // When the outside failed, the inside may be well on its way.
@@ -217,6 +233,13 @@ fn start(
             Err(error.unwrap_or(RunError::InitDied(code)))
         }
     }
+}
+
+/// The container's cgroup with its limits, in the record before it is there.
+fn make_cgroup(place: &Place, plan: &Plan, record: &mut Record) -> Result<Option<Cgroup>> {
+    let Some(resources) = &plan.resources else { return Ok(None) };
+    record.has_cgroup(place.path())?;
+    Ok(Some(place.create(resources)?))
 }
 
 /// The outside's part of the handshake; the terminal's master. `Err(None)` when the inside ended
@@ -281,13 +304,14 @@ fn detached(
     launch: &Launch,
     plan: &Plan,
     joined: &birth::Open,
+    place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
     let monitor = clone::spawn(CloneFlags::empty(), move || {
-        match monitor_start(launch, plan, joined, states, mask, &theirs) {
+        match monitor_start(launch, plan, joined, place, states, mask, &theirs) {
             Ok(running) => running.watch(theirs),
             Err(error) => {
                 let failure = Failure {
@@ -323,6 +347,7 @@ fn detached(
 /// A detached container whose command runs, as its monitor has it.
 struct Detached {
     init: Child,
+    cgroup: Option<Cgroup>,
     record: Record,
     relay: Option<Relay>,
     around: Around,
@@ -333,6 +358,7 @@ fn monitor_start(
     launch: &Launch,
     plan: &Plan,
     joined: &birth::Open,
+    place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
     socket: &OwnedFd,
@@ -359,7 +385,7 @@ fn monitor_start(
     let mut notice = |text: &str| {
         let _ = handshake::send(socket, &Message::Notice(text.into()), None);
     };
-    let started = match start(launch, plan, joined, &mut record, mask, &mut notice) {
+    let started = match start(launch, plan, joined, place, &mut record, mask, &mut notice) {
         Ok(started) => started,
         Err(error) => {
             record.remove()?;
@@ -370,7 +396,13 @@ fn monitor_start(
     let relay = started.master.map(|master| Relay::to_file(master, log)).transpose();
     let relay = relay.map_err(outside("use the terminal"))?;
     die_with_parent(None)?;
-    Ok(Detached { init: started.init, record, relay, around: started.around })
+    Ok(Detached {
+        init: started.init,
+        cgroup: started.cgroup,
+        record,
+        relay,
+        around: started.around,
+    })
 }
 
 impl Detached {
@@ -385,6 +417,9 @@ impl Detached {
         }
         let code = monitor::wait_for(&self.init.pidfd, self.relay).unwrap_or(125);
         self.around.end();
+        if self.cgroup.is_some_and(|cgroup| cgroup.oom_kills() > 0) {
+            self.record.oom_killed();
+        }
         let recorded = if told.is_ok() { self.record.stopped(code) } else { self.record.remove() };
         u8::from(recorded.is_err())
     }

@@ -26,6 +26,10 @@ pub struct UserSpec {
     group: Option<IdOrName>,
 }
 
+/// A group as typed, by name or number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupSpec(IdOrName);
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum IdOrName {
     Id(u32),
@@ -113,28 +117,43 @@ impl FromStr for UserSpec {
         if text.is_empty() {
             return Ok(Self::root());
         }
-        let malformed = || UserError::Malformed(text.into());
         let (user, group) = match text.split_once(':') {
             Some((user, group)) => (user, Some(group)),
             None => (text, None),
         };
-        let part = |part: &str| {
-            if part.is_empty() || part.contains(|c: char| c == ':' || c.is_control()) {
-                return Err(malformed());
-            }
-            if !part.bytes().all(|b| b.is_ascii_digit()) {
-                return Ok(IdOrName::Name(part.into()));
-            }
-            match part.parse() {
-                Ok(id) if id != NO_ID => Ok(IdOrName::Id(id)),
-                _ => Err(UserError::OutOfRange(text.into())),
-            }
-        };
-        Ok(Self { user: part(user)?, group: group.map(part).transpose()? })
+        let group = group.map(|group| id_or_name(group, text)).transpose()?;
+        Ok(Self { user: id_or_name(user, text)?, group })
+    }
+}
+
+impl FromStr for GroupSpec {
+    type Err = UserError;
+
+    fn from_str(text: &str) -> Result<Self, UserError> {
+        id_or_name(text, text).map(Self)
+    }
+}
+
+/// `part` of what was typed, which is shown whole.
+fn id_or_name(part: &str, whole: &str) -> Result<IdOrName, UserError> {
+    if part.is_empty() || part.contains(|c: char| c == ':' || c.is_control()) {
+        return Err(UserError::Malformed(whole.into()));
+    }
+    if !part.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(IdOrName::Name(part.into()));
+    }
+    match part.parse() {
+        Ok(id) if id != NO_ID => Ok(IdOrName::Id(id)),
+        _ => Err(UserError::OutOfRange(whole.into())),
     }
 }
 
 impl UserSpec {
+    /// A user and a group by number.
+    pub fn ids(uid: u32, gid: u32) -> Self {
+        Self { user: IdOrName::Id(uid), group: Some(IdOrName::Id(gid)) }
+    }
+
     /// User 0, which is what an image that names no user runs as.
     pub fn root() -> Self {
         Self { user: IdOrName::Id(0), group: None }
@@ -166,35 +185,40 @@ impl Accounts {
 
     /// The ids of `spec` (image-spec, conversion.md, "Config.User"): numbers as they are, names by
     /// look-up. A user without a group gets the one from passwd; one given by name alone also the
-    /// groups that list it.
+    /// groups that list it, which docker gives to a number as well and that page does not.
     pub fn resolve(&self, spec: &UserSpec) -> Result<Ids, UserError> {
-        let (uid, default_gid) = match &spec.user {
+        let (uid, line) = match &spec.user {
             IdOrName::Id(uid) => {
-                let line = self.passwd.as_ref().ok().and_then(|text| find_by_id(text, 2, *uid));
-                let gid = match (&spec.group, line) {
-                    (None, Some(line)) => id_in(line, 3, &uid.to_string(), PASSWD)?,
-                    _ => 0,
-                };
-                (*uid, gid)
+                (*uid, self.passwd.as_ref().ok().and_then(|text| find_by_id(text, 2, *uid)))
             }
             IdOrName::Name(name) => {
                 let line = look_up(&self.passwd, "user", name, PASSWD)?;
-                (id_in(line, 2, name, PASSWD)?, id_in(line, 3, name, PASSWD)?)
+                (id_in(line, 2, name, PASSWD)?, Some(line))
             }
         };
-        let gid = match &spec.group {
-            None => default_gid,
-            Some(IdOrName::Id(gid)) => *gid,
-            Some(IdOrName::Name(name)) => {
-                let line = look_up(&self.group, "group", name, GROUP)?;
-                id_in(line, 2, name, GROUP)?
-            }
+        let gid = match (&spec.group, line) {
+            (Some(IdOrName::Id(gid)), _) => *gid,
+            (Some(IdOrName::Name(name)), _) => self.group_by_name(name)?,
+            (None, Some(line)) => id_in(line, 3, &spec.user.to_string(), PASSWD)?,
+            (None, None) => 0,
         };
         let additional_gids = match (&spec.user, &spec.group, &self.group) {
             (IdOrName::Name(name), None, Ok(groups)) => memberships(groups, name, gid),
             _ => Vec::new(),
         };
         Ok(Ids { uid, gid, additional_gids })
+    }
+
+    /// The id of a group.
+    pub fn group(&self, spec: &GroupSpec) -> Result<u32, UserError> {
+        match &spec.0 {
+            IdOrName::Id(gid) => Ok(*gid),
+            IdOrName::Name(name) => self.group_by_name(name),
+        }
+    }
+
+    fn group_by_name(&self, name: &str) -> Result<u32, UserError> {
+        id_in(look_up(&self.group, "group", name, GROUP)?, 2, name, GROUP)
     }
 
     /// The home directory of `uid`; `/` without one, as docker has it.
@@ -248,8 +272,11 @@ fn id_in(line: &[u8], index: usize, name: &str, file: &'static str) -> Result<u3
         .ok_or_else(|| UserError::Damaged { name: name.into(), file })
 }
 
+/// Blanks around a line are no part of it, as the C library and docker have it. NIS's `+` and `-`
+/// lines are accounts with names that nobody asks for.
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|&b| b == b'\n').filter(|line| !line.is_empty() && !line.starts_with(b"#"))
+    let lines = text.split(|&b| b == b'\n').map(<[u8]>::trim_ascii);
+    lines.filter(|line| !line.is_empty() && !line.starts_with(b"#"))
 }
 
 fn field(line: &[u8], index: usize) -> Option<&[u8]> {
@@ -312,6 +339,59 @@ mod tests {
         for name in ["bad", "minus", "empty", "short"] {
             assert!(matches!(ids(name), Err(UserError::Damaged { .. })), "{name:?}");
         }
+    }
+
+    #[test]
+    fn odd_files_are_read_as_the_c_library_reads_them() {
+        let long = format!("long:x:7:8:{}:/home/long:/bin/sh", "x".repeat(1 << 20));
+        let odd = accounts(
+            &format!(
+                "+::::::\n-bad::::::\n  blank:x:5:6::/home/blank:/bin/sh\r\n\n{long}\n5:x:9:9::/:\nlast:x:3:4::/last"
+            ),
+            "+:::\n\tmore:x:20:long,\r\nnone:x:21:\nmore:x:22:long\nself:x:8:long",
+        );
+        let resolve = |text: &str| odd.resolve(&text.parse().unwrap());
+        let want = |uid, gid, more: &[u32]| Ok(Ids { uid, gid, additional_gids: more.into() });
+        assert_eq!(resolve("blank"), want(5, 6, &[]));
+        assert_eq!(resolve("long"), want(7, 8, &[20, 22]), "not its own group again");
+        assert_eq!(resolve("last"), want(3, 4, &[]), "no line break at the end");
+        assert_eq!(resolve("5"), want(5, 6, &[]), "a number is never a name");
+        assert_eq!(odd.home(7), "/home/long");
+        assert_eq!(odd.group(&"more".parse().unwrap()), Ok(20), "the first of a name counts");
+        for text in ["+", "-bad", "+:20", "none:none"] {
+            assert!(resolve(text).is_err(), "{text}");
+        }
+        assert!(resolve("4294967294").is_ok_and(|ids| ids.gid == 0));
+    }
+
+    #[test]
+    fn a_group_is_given_by_name_or_number() {
+        let group = |text: &str| text.parse().and_then(|spec| sample().group(&spec));
+        assert_eq!((group("audio"), group("4294967294")), (Ok(29), Ok(4_294_967_294)));
+        assert!(matches!(group("4294967295"), Err(UserError::OutOfRange(_))));
+        assert!(matches!(group("wheel"), Err(UserError::Unknown { kind: "group", .. })));
+        assert!(matches!(group("big"), Err(UserError::Damaged { .. })));
+        for text in ["", "a:b", "a\n"] {
+            assert!(matches!(group(text), Err(UserError::Malformed(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_of_accounts_is_told_from_one_that_lacks_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path().join("etc");
+        let of = |text: &str| Accounts::read(dir.path()).resolve(&text.parse().unwrap());
+        assert!(matches!(of("web"), Err(UserError::Unknown { .. })), "no file at all");
+        std::fs::create_dir_all(etc.join("passwd")).unwrap();
+        assert!(matches!(of("web"), Err(UserError::Unreadable { .. })), "a directory");
+        std::fs::remove_dir(etc.join("passwd")).unwrap();
+        nix::unistd::mkfifo(&etc.join("passwd"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(of("web"), Err(UserError::Unreadable { .. })), "a FIFO");
+        std::fs::remove_file(etc.join("passwd")).unwrap();
+        let file = std::fs::File::create(etc.join("passwd")).unwrap();
+        file.set_len(MAX_ACCOUNTS_BYTES + 1).unwrap();
+        assert!(matches!(of("web"), Err(UserError::Unreadable { .. })), "too large");
+        assert_eq!(of("5:6").unwrap().uid, 5);
     }
 
     #[test]

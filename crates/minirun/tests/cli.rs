@@ -238,7 +238,7 @@ fn bad_input_is_one_line_one_hint_and_125() {
     refused(&plain, &["-u", "nobodyelse"], "no user \"nobodyelse\"");
     refused(&plain, &["-u", "4294967296"], "invalid user");
     refused(&plain, &["-u", "300000"], "user 300000 is not mapped");
-    refused(&plain, &["-v", "/none/such:/x"], "no such volume source");
+    refused(&plain, &["-v", "/none/such:/x"], "cannot show \"/none/such\" of the host");
     refused(&plain, &["-v", "data:/x"], "the source is no path");
     refused(&plain, &["-v", "/tmp:x"], "no absolute path");
     refused(&plain, &["-e", "=x"], "invalid environment variable");

@@ -5,11 +5,13 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Parser as _;
 use ctsys::idmap::{IdMaps, IdRange, MapWriter};
 use ctsys::record::ImageRecord;
 use minirun::caller::Caller;
+use minirun::cli::Cli;
 use minirun::config::image::Image;
-use minirun::config::{self, Inputs};
+use minirun::config::{self, Inputs, overrides};
 use minirun::json;
 use minirun::user::Accounts;
 use oci_spec::runtime::{Capability, Spec};
@@ -106,6 +108,74 @@ fn no_record_and_one_id() {
 fn no_record_and_root() {
     let spec = generate(None, &caller(0, false), &IdMaps::identity(), true).unwrap();
     assert_golden("plain.root.config.json", &spec);
+}
+
+/// Each option that changes the configuration, on the image with everything.
+const OPTIONS: &[&str] = &[
+    "minirun",
+    "-v",
+    "./src:/src:ro,nosuid",
+    "-v",
+    "/srv/www:/var/www",
+    "--mount",
+    "type=bind,source=/data,target=/data,bind-propagation=rslave,bind-nonrecursive",
+    "--mount",
+    "type=tmpfs,dst=/scratch,tmpfs-size=1m,tmpfs-mode=700",
+    "--tmpfs",
+    "/cache:exec,size=10%",
+    "--device",
+    "/dev/fuse",
+    "--shm-size",
+    "1g",
+    "--read-only",
+    "--read-only-tmpfs",
+    "--image-volume",
+    "tmpfs",
+    "--ephemeral=64m",
+    "--cap-drop",
+    "all",
+    "--cap-add",
+    "net_bind_service,chown",
+    "-u",
+    "web",
+    "--group-add",
+    "7",
+    "--umask",
+    "027",
+    "--ulimit",
+    "nofile=64:128",
+    "--ulimit",
+    "core=unlimited",
+    "--sysctl",
+    "net.ipv4.ip_forward=1",
+    "--domainname",
+    "example.org",
+    "--hostname",
+    "other",
+    "-w",
+    "/work",
+    "-e",
+    "A=b",
+    "--",
+    "run",
+];
+
+#[test]
+fn options_change_the_configuration() {
+    let run = Cli::try_parse_from(OPTIONS).unwrap().run;
+    let options = run.into_options(Path::new("/home/eva"), |_| None).unwrap();
+    let image = web_with("Volumes", json!({ "/var/lib/db": {}, "/data": {} }));
+    let maps = subordinate();
+    let mut spec = generate(Some(&image), &caller(1000, true), &maps, false).unwrap();
+    let context = overrides::Context {
+        entrypoint: &image.entrypoint,
+        accounts: &accounts(),
+        maps: &maps,
+        terminal: false,
+        volumes: &image.volumes,
+    };
+    overrides::apply(&mut spec, &options.overrides, &context).unwrap();
+    assert_golden("web.options.config.json", &spec);
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! What can be typed, and what it means.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod environment;
 mod exec;
+mod ids;
+mod limits;
+mod mounts;
 mod network;
+mod rights;
 mod run;
 
 pub use exec::ExecArgs;
@@ -41,6 +46,30 @@ pub struct Cli {
     /// Without a subcommand: what to run.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// The developer's form alone.
+#[derive(Debug, Parser)]
+#[command(name = "minirun", disable_help_flag = true)]
+struct RunOnly {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+impl Cli {
+    /// What was typed; the first argument is the program's name.
+    ///
+    /// Starting a container is what has to be quick, so it is tried without building all the
+    /// subcommands; whatever that does not understand, help too, is for the whole to say.
+    pub fn parse_from_args(args: Vec<OsString>) -> std::result::Result<Self, clap::Error> {
+        let options = args.iter().skip(1).take_while(|word| *word != "--");
+        let names_a_subcommand =
+            options.filter_map(|word| word.to_str()).any(Command::has_subcommand);
+        if !names_a_subcommand && let Ok(RunOnly { run }) = RunOnly::try_parse_from(&args) {
+            return Ok(Self { command: None, run });
+        }
+        Self::try_parse_from(args)
+    }
 }
 
 /// The subcommands, which take runc's arguments.

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::environment::environment;
+use super::ids::IdArgs;
+use super::limits::LimitArgs;
+use super::mounts::MountArgs;
 use super::network::{NET_VARIABLE, NetworkArgs};
+use super::rights::RightsArgs;
 use crate::config::overrides::Overrides;
-use crate::config::volume::Volume;
 use crate::prepare::{Error, Result, RunOptions, Target};
 
 /// HOST_NAME_MAX of Linux (uname(2)).
@@ -40,9 +43,12 @@ pub struct RunArgs {
     /// User to run as, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
-    /// Show a file or directory of the host inside the container
-    #[arg(short, long, value_name = "SRC:DST[:ro|rw]")]
-    volume: Vec<String>,
+    #[command(flatten)]
+    mounts: MountArgs,
+    #[command(flatten)]
+    rights: RightsArgs,
+    #[command(flatten)]
+    ids: IdArgs,
     #[command(flatten)]
     network: NetworkArgs,
     /// Host name inside the container [default: the name]
@@ -58,12 +64,14 @@ pub struct RunArgs {
     /// Accepted for habit's sake: a container in the foreground leaves nothing behind
     #[arg(long, conflicts_with = "detach")]
     rm: bool,
-    /// Do not let the root filesystem be written
+    /// Print the config.json that would run, and neither run nor write anything
     #[arg(long)]
-    read_only: bool,
+    pub dry_run: bool,
     /// Command in place of the image's entrypoint and default arguments; empty for none
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Command and arguments [default: the image's]
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -82,24 +90,28 @@ impl RunArgs {
             (None, Some(path)) => Target::Bundle(dir.join(path)),
             (None, None) => Target::Here,
         };
-        let volumes = self.volume.iter().map(|text| Volume::parse(text, dir));
         let overrides = Overrides {
             command: self.command,
             entrypoint: self.entrypoint,
             env: environment(&self.env, &lookup)?,
             workdir: self.workdir.map(workdir).transpose()?.map(PathBuf::from),
             user: self.user.map(|text| text.parse()).transpose().map_err(Error::User)?,
-            volumes: volumes.collect::<std::result::Result<_, _>>().map_err(Error::Volume)?,
+            mounts: self.mounts.changes(dir).map_err(Error::Value)?,
+            rights: self.rights.changes()?,
             hostname: self.hostname.map(hostname).transpose()?,
-            read_only: self.read_only,
+            read_only: self.mounts.read_only,
+            ephemeral: self.mounts.ephemeral().map_err(Error::Value)?,
+            limits: self.limits.limits().map_err(Error::Limit)?,
         };
         Ok(RunOptions {
             target,
             name: self.name,
             detach: self.detach,
+            dry_run: self.dry_run,
             terminal: self.tty,
             network: self.network.into_options(dir),
             default_net: lookup(NET_VARIABLE),
+            ids: self.ids.choice().map_err(Error::Value)?,
             overrides,
         })
     }

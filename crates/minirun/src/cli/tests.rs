@@ -1,13 +1,14 @@
 use std::path::Path;
 
-use clap::Parser;
-
 use super::*;
+use crate::config::ids::IdChoice;
+use crate::config::mounts::Source;
 use crate::config::network::Net;
 use crate::prepare::{Error, RunOptions, Target};
 
 fn parse(words: &[&str]) -> std::result::Result<Cli, clap::Error> {
-    Cli::try_parse_from(["minirun"].iter().chain(words))
+    let args = ["minirun"].iter().chain(words).map(Into::into).collect();
+    Cli::parse_from_args(args)
 }
 
 fn options(words: &[&str]) -> RunOptions {
@@ -24,6 +25,17 @@ fn error(words: &[&str]) -> Error {
 fn the_definition_is_sound() {
     use clap::CommandFactory;
     Cli::command().debug_assert();
+}
+
+#[test]
+fn no_name_of_a_subcommand_is_taken_for_a_root_filesystem() {
+    use clap::CommandFactory;
+    for command in Cli::command().get_subcommands() {
+        for name in std::iter::once(command.get_name()).chain(command.get_all_aliases()) {
+            assert!(Command::has_subcommand(name), "{name}");
+            assert!(!parse(&[name]).is_ok_and(|cli| cli.command.is_none()), "{name}");
+        }
+    }
 }
 
 #[test]
@@ -76,7 +88,7 @@ fn flags_mean_what_dockers_do() {
     assert_eq!(o.overrides.workdir.as_deref(), Some(Path::new("/srv")));
     assert_eq!(o.overrides.user.unwrap().to_string(), "1:2");
     assert_eq!(o.network.net, Some(Net::Host));
-    assert_eq!(o.overrides.volumes[0].source, Path::new("/d/a"));
+    assert_eq!(o.overrides.mounts.added[0].source, Source::Host("/d/a".into()));
     assert_eq!(o.overrides.entrypoint.as_deref(), Some(""));
     assert_eq!(options(&["--network", "none"]).network.net, Some(Net::None));
 }
@@ -96,10 +108,58 @@ fn bad_values_are_named() {
     assert!(matches!(error(&["-e", "=x"]), Error::Variable(_)));
     assert!(matches!(error(&["-e", ""]), Error::Variable(_)));
     assert!(matches!(error(&["-u", "4294967295"]), Error::User(_)));
-    assert!(matches!(error(&["-v", "a:/b"]), Error::Volume(_)));
+    assert!(matches!(error(&["-v", "a:/b"]), Error::Value(_)));
     assert!(matches!(error(&["-w", "srv"]), Error::Workdir(_)));
     assert!(matches!(error(&["--hostname", ""]), Error::Hostname(_)));
     assert!(parse(&["--net", "bridge"]).is_err());
+}
+
+#[test]
+fn every_bad_value_says_which_option_and_what_helps() {
+    for (words, option) in [
+        (&["-v", "/a"][..], "volume"),
+        (&["--mount", "type=volume,dst=/a"], "mount"),
+        (&["--tmpfs", "a"], "tmpfs"),
+        (&["--device", "a"], "device"),
+        (&["--tmpfs", "/a", "-v", "/b:/a/"], "mount point"),
+        (&["--shm-size", "0"], "shm-size"),
+        (&["--ephemeral=much"], "ephemeral"),
+        (&["--cap-add", "x"], "cap-add"),
+        (&["--cap-drop", "x"], "cap-drop"),
+        (&["--privileged"], "option"),
+        (&["--ulimit", "x=1"], "ulimit"),
+        (&["--sysctl", "x"], "sysctl"),
+        (&["--group-add", "keep-groups"], "group-add"),
+        (&["--umask", "9"], "umask"),
+        (&["--domainname", ""], "domain name"),
+        (&["--userns", "host"], "userns"),
+        (&["--uidmap", "0"], "uidmap"),
+        (&["--uidmap", "0:1:1", "--gidmap", "0"], "gidmap"),
+    ] {
+        match error(words) {
+            Error::Value(bad) => {
+                assert_eq!(bad.option, option, "{words:?}");
+                assert!(!bad.hint.is_empty() && !bad.hint.contains('\n'), "{words:?}");
+            }
+            other => unreachable!("{words:?}: {other:?}"),
+        }
+    }
+    assert!(matches!(error(&["--group-add", "4294967295"]), Error::User(_)));
+    assert!(parse(&["--userns", "keep-id", "--uidmap", "0:0:1"]).is_err());
+    assert!(parse(&["--read-only-tmpfs"]).is_err(), "it is for --read-only");
+    assert!(parse(&["--image-volume", "bind"]).is_err());
+}
+
+#[test]
+fn what_is_not_asked_for_changes_nothing() {
+    let plain = options(&[]);
+    assert_eq!(plain.overrides, crate::config::overrides::Overrides::default());
+    assert_eq!((plain.ids, plain.dry_run), (IdChoice::Usual, false));
+    assert!(options(&["--read-only", "--read-only-tmpfs"]).overrides.mounts.scratch);
+    assert_eq!(options(&["--init"]).overrides, plain.overrides);
+    let ephemeral = |words: &[&str]| options(words).overrides.ephemeral.unwrap().size_bytes;
+    assert_eq!(ephemeral(&["--ephemeral", "rootfs"]), None);
+    assert_eq!(ephemeral(&["--ephemeral=1m"]), Some(1 << 20));
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! What an image wants, from the config in its record (image-spec, conversion.md).
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use ctsys::record::{ImageRecord, Ownership};
 use oci_spec::image::ImageConfiguration;
 
 use super::annotations;
+use super::mounts::destination;
 
 /// The part of an image that a configuration is made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +22,8 @@ pub struct Image {
     pub cwd: String,
     /// Who the process runs as, `USER[:GROUP]` as the image has it; empty for root.
     pub user: String,
+    /// Where it wants what is written to be kept apart; below the root.
+    pub volumes: Vec<PathBuf>,
     /// Annotations for the configuration.
     pub annotations: HashMap<String, String>,
     /// How the root filesystem's owners were stored.
@@ -50,6 +54,7 @@ impl Image {
             env: environment(config.env().clone().unwrap_or_default(), &mut notes),
             cwd: absolute(config.working_dir().as_deref().unwrap_or_default()),
             user: config.user().clone().unwrap_or_default(),
+            volumes: volumes(config.volumes().as_deref().unwrap_or_default()),
             annotations,
             ownership: record.ownership,
             notes,
@@ -72,6 +77,15 @@ fn environment(entries: Vec<String>, notes: &mut Vec<String>) -> Vec<String> {
         }),
     );
     good
+}
+
+/// What is no place below the root cannot be a mount's.
+fn volumes(named: &[String]) -> Vec<PathBuf> {
+    let mut volumes: Vec<_> = named.iter().filter_map(|name| destination(name)).collect();
+    // The image has them as the keys of an object, which has no order.
+    volumes.sort();
+    volumes.dedup();
+    volumes
 }
 
 /// runtime-spec wants an absolute directory; engines read a relative one from the root.

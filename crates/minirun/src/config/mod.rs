@@ -21,10 +21,20 @@
 //! | masked paths | docker's too | interrupts and power draw tell on other processes |
 
 pub mod annotations;
+pub mod capabilities;
+pub mod ephemeral;
+pub mod ids;
 pub mod image;
+pub mod limits;
+pub mod mount_option;
+pub mod mounts;
 pub mod network;
 pub mod overrides;
 pub mod process;
+pub mod rights;
+pub mod tmpfs;
+pub mod ulimit;
+pub mod value;
 pub mod volume;
 
 use std::path::Path;
@@ -97,12 +107,18 @@ fn developer_mounts(spec: &mut Spec, inputs: &Inputs<'_>) {
     }
 }
 
-fn developer_linux(spec: &mut Spec, maps: &IdMaps) {
+/// Has the configuration say these maps.
+pub fn set_maps(spec: &mut Spec, maps: &IdMaps) {
     let Some(linux) = spec.linux_mut() else { return };
     let lines = |ranges: &[IdRange]| {
         Some(ranges.iter().map(|r| spec::mapping(r.inside, r.outside, r.count)).collect())
     };
     linux.set_uid_mappings(lines(&maps.uids)).set_gid_mappings(lines(&maps.gids));
+}
+
+fn developer_linux(spec: &mut Spec, maps: &IdMaps) {
+    set_maps(spec, maps);
+    let Some(linux) = spec.linux_mut() else { return };
     if let Some(namespaces) = linux.namespaces_mut() {
         namespaces.push(spec::namespace(LinuxNamespaceType::Network));
     }

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use ctsys::idmap::IdMaps;
 use oci_spec::runtime::{Process, Spec};
 
+use super::ephemeral::{self, Ephemeral};
+use super::limits::Limits;
+use super::mounts::MountChanges;
 use super::process::{add_term, change_capabilities, set_variable, user};
+use super::rights::RightsChanges;
 use super::settable_gids;
-use super::volume::Volume;
 use crate::user::{Accounts, Ids, UserError, UserSpec};
 
 /// What was asked for, for one run.
@@ -23,12 +26,18 @@ pub struct Overrides {
     pub workdir: Option<PathBuf>,
     /// Who to run as.
     pub user: Option<UserSpec>,
-    /// Bind mounts.
-    pub volumes: Vec<Volume>,
+    /// Mounts.
+    pub mounts: MountChanges,
+    /// Rights, limits and kernel parameters.
+    pub rights: RightsChanges,
     /// The host name inside.
     pub hostname: Option<String>,
     /// Do not let the root filesystem be written.
     pub read_only: bool,
+    /// Throw all changes of the root filesystem away.
+    pub ephemeral: Option<Ephemeral>,
+    /// Limits and the like.
+    pub limits: Limits,
 }
 
 /// What the changes depend on.
@@ -42,6 +51,8 @@ pub struct Context<'a> {
     pub maps: &'a IdMaps,
     /// Give the command a terminal of its own.
     pub terminal: bool,
+    /// The volumes that the image names.
+    pub volumes: &'a [PathBuf],
 }
 
 /// Changes `spec` as `overrides` ask.
@@ -61,9 +72,12 @@ pub fn apply(
     {
         root.set_readonly(Some(true));
     }
-    let volumes = overrides.volumes.iter().map(Volume::to_mount);
-    spec.mounts_mut().get_or_insert_default().extend(volumes);
-    Ok(())
+    overrides.mounts.apply(spec, context.volumes);
+    if let Some(ephemeral) = overrides.ephemeral {
+        ephemeral::apply(spec, ephemeral);
+    }
+    overrides.limits.apply(spec);
+    overrides.rights.apply(spec, context.accounts)
 }
 
 /// The part of [`apply`] that concerns the process.
@@ -116,7 +130,10 @@ fn change_user(process: &mut Process, context: &Context<'_>, ids: Ids) {
     let changed = capabilities.map(|sets| change_capabilities(sets.clone(), ids.uid));
     process.set_capabilities(changed);
     let additional_gids = settable_gids(context.maps, ids.additional_gids);
-    process.set_user(user(&Ids { additional_gids, ..ids }));
+    let umask = process.user().umask();
+    let mut user = user(&Ids { additional_gids, ..ids });
+    user.set_umask(umask);
+    process.set_user(user);
 }
 
 #[cfg(test)]

@@ -75,10 +75,10 @@ fn capabilities(uid: u32) -> LinuxCapabilities {
     capabilities
 }
 
-/// The sets for another user. A configuration that has ambient capabilities knows
-/// better which it wants, and stays.
+/// The sets for another user. A configuration that has ambient capabilities knows better which a
+/// user other than root has, and stays.
 pub(super) fn change_capabilities(mut sets: LinuxCapabilities, uid: u32) -> LinuxCapabilities {
-    if sets.ambient().as_ref().is_some_and(|set| !set.is_empty()) {
+    if uid != 0 && sets.ambient().as_ref().is_some_and(|set| !set.is_empty()) {
         return sets;
     }
     let bounding = sets.bounding().clone().unwrap_or_default();

@@ -1,129 +1,201 @@
-//! `-v SRC:DST[:OPTIONS]`: a file or directory of the host's inside the container.
+//! `-v SRC:DST[:OPTIONS]` and `--device`: a file or directory of the host's inside the container.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Mount;
+use super::mounts::{Added, Source, destination};
+use super::value::BadValue;
 
-use crate::spec;
+/// What every bind mount has unless told otherwise: with all that is mounted below, and nothing that
+/// is mounted later spreads in or out.
+const RECURSIVE: &str = "rbind";
+const PRIVATE: &str = "rprivate";
+/// How changes of mounts may spread (mount_namespaces(7)).
+pub(super) const PROPAGATIONS: [&str; 6] =
+    ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+/// What may be set on a bind mount, or cleared where the host has not set it.
+const ATTRIBUTES: [&str; 6] = ["nosuid", "suid", "nodev", "dev", "noexec", "exec"];
 
-/// A bind mount as asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
-    /// Absolute path on the host.
-    pub source: PathBuf,
-    /// Absolute path in the container.
-    pub destination: PathBuf,
-    /// Not to be written through.
-    pub read_only: bool,
+/// Parses a `-v`; a relative source is one of `base`, the caller's directory.
+///
+/// `ro` holds for all that is mounted below the source too, as with docker. There is no `rw` in what
+/// comes out: that would ask to write where the host itself mounted read-only, which the kernel
+/// refuses.
+pub fn parse(text: &str, base: &Path) -> Result<Added, BadValue> {
+    let mut parts = text.split(':');
+    let (source, place) = (parts.next().unwrap_or_default(), parts.next());
+    let (options, None) = (parts.next().unwrap_or("rw"), parts.next()) else {
+        return Err(malformed(text, "want SOURCE:DESTINATION[:OPTIONS]"));
+    };
+    let Some(place) = place else {
+        return Err(BadValue::new(
+            "volume",
+            text,
+            "want SOURCE:DESTINATION[:OPTIONS]",
+            format!("minirun keeps no volumes: for an empty directory use --tmpfs {text}"),
+        ));
+    };
+    let is_path = source.contains('/') || matches!(source, "." | "..");
+    if !source.is_empty() && !is_path {
+        return Err(BadValue::new(
+            "volume",
+            text,
+            "the source is no path",
+            format!("for a directory here write ./{text}"),
+        ));
+    }
+    let source = host_path(source, base)
+        .ok_or_else(|| malformed(text, "want SOURCE:DESTINATION[:OPTIONS]"))?;
+    let destination = destination(place)
+        .ok_or_else(|| malformed(text, "the destination is no absolute path below /"))?;
+    let options = bind_options(options).map_err(|problem| malformed(text, problem))?;
+    Ok(Added { destination, source: Source::Host(source), options })
 }
 
-/// Why a volume is none.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum VolumeError {
-    /// Too few or too many parts.
-    #[error("invalid volume {0:?}: want SOURCE:DESTINATION[:ro|rw]")]
-    Malformed(String),
-    /// A bare word, which engines take for the name of a volume that they keep.
-    #[error("invalid volume {0:?}: the source is no path")]
-    Named(String),
-    /// Not an absolute path below the root.
-    #[error("invalid volume {0:?}: the destination is no absolute path below /")]
-    Destination(String),
-    /// An option that is not known.
-    #[error("invalid volume {text:?}: unknown option {option:?}")]
-    Option {
-        /// As typed.
-        text: String,
-        /// The option.
-        option: String,
-    },
+/// Parses a `--device SRC[:DST[:rwm]]`. The device is bound, as a user namespace makes none of its
+/// own; what may be done with it is up to the file's mode.
+pub fn parse_device(text: &str) -> Result<Added, BadValue> {
+    let bad = |problem: &str, hint: &str| BadValue::new("device", text, problem, hint);
+    let usual = "give a path of the host's: --device /dev/fuse";
+    let mut parts = text.split(':');
+    let source = parts.next().unwrap_or_default();
+    let place = parts.next().unwrap_or(source);
+    let (access, None) = (parts.next().unwrap_or("rwm"), parts.next()) else {
+        return Err(bad("want SOURCE[:DESTINATION[:rwm]]", usual));
+    };
+    if !source.starts_with('/') || source.contains('\0') {
+        return Err(bad("the source is no absolute path", usual));
+    }
+    let destination = destination(place)
+        .ok_or_else(|| bad("the destination is no absolute path below /", usual))?;
+    // Whether it could be made with mknod makes no difference here.
+    if !matches!(access, "rwm" | "rw" | "mrw" | "wrm" | "wr") {
+        return Err(bad(
+            &format!("access {access:?} cannot be enforced without a device cgroup"),
+            "leave it out: the mode of the host's device file decides",
+        ));
+    }
+    let options = ["bind", PRIVATE, "nosuid", "noexec"].map(String::from).into();
+    Ok(Added { destination, source: Source::Device(source.into()), options })
 }
 
-impl Volume {
-    /// Parses what was typed; a relative source is one of `base`, the caller's directory.
-    pub fn parse(text: &str, base: &Path) -> Result<Self, VolumeError> {
-        let mut parts = text.split(':');
-        let (Some(source), Some(destination), options, None) =
-            (parts.next(), parts.next(), parts.next().unwrap_or("rw"), parts.next())
-        else {
-            return Err(VolumeError::Malformed(text.into()));
-        };
-        if source.is_empty() || text.contains('\0') {
-            return Err(VolumeError::Malformed(text.into()));
-        }
-        if !source.contains('/') && source != "." && source != ".." {
-            return Err(VolumeError::Named(text.into()));
-        }
-        let mut volume = Self {
-            source: base.join(source).components().collect(),
-            destination: destination_of(destination)
-                .ok_or_else(|| VolumeError::Destination(text.into()))?,
-            read_only: false,
-        };
-        for option in options.split(',') {
-            match option {
-                "ro" => volume.read_only = true,
-                // Relabelling is SELinux's; where that is not in force docker takes them too.
-                "rw" | "z" | "Z" => {}
-                _ => {
-                    return Err(VolumeError::Option { text: text.into(), option: option.into() });
-                }
+/// A path of the host's; `None` when there is nothing that could be one.
+pub(super) fn host_path(text: &str, base: &Path) -> Option<PathBuf> {
+    (!text.is_empty() && !text.contains('\0')).then(|| base.join(text).components().collect())
+}
+
+/// The options of a bind mount as config.json has them; the problem when there is one.
+fn bind_options(typed: &str) -> Result<Vec<String>, String> {
+    let (mut recursive, mut propagation, mut access) = (None, None, None);
+    let mut attributes = Vec::new();
+    for option in typed.split(',') {
+        let first = match option {
+            "ro" | "rro" | "rw" => access.replace(option).is_none(),
+            "bind" | "rbind" => recursive.replace(option).is_none(),
+            _ if PROPAGATIONS.contains(&option) => propagation.replace(option).is_none(),
+            _ if ATTRIBUTES.contains(&option) => {
+                attributes.push(option.to_owned());
+                true
             }
+            // Relabelling is SELinux's, and the rest is for macOS: where they mean nothing docker
+            // takes them too.
+            "z" | "Z" | "cached" | "delegated" | "consistent" => true,
+            "U" => {
+                return Err(
+                    "the option U would change owners on the host: chown the source yourself"
+                        .into(),
+                );
+            }
+            "O" => return Err("the option O, an overlay of one volume, is not supported".into()),
+            _ => return Err(format!("unknown option {option:?}")),
+        };
+        if !first {
+            return Err(format!("the option {option:?} contradicts an earlier one"));
         }
-        Ok(volume)
     }
-
-    pub(super) fn to_mount(&self) -> Mount {
-        // Not "rw": that would ask to write where the host itself mounted read-only, which the
-        // kernel refuses.
-        let options =
-            if self.read_only { &["rbind", "rprivate", "ro"][..] } else { &["rbind", "rprivate"] };
-        let mut mount = spec::mount("", "bind", "", options);
-        mount.set_destination(self.destination.clone()).set_source(Some(self.source.clone()));
-        mount
+    let recursive = recursive.unwrap_or(RECURSIVE);
+    let mut options = vec![recursive.into(), propagation.unwrap_or(PRIVATE).into()];
+    if access.is_some_and(|access| access != "rw") {
+        options.push(read_only(recursive == RECURSIVE).into());
     }
+    options.extend(attributes);
+    Ok(options)
 }
 
-fn destination_of(text: &str) -> Option<PathBuf> {
-    let path = Path::new(text);
-    let has_parent = path.components().any(|c| c == Component::ParentDir);
-    let normal: PathBuf = path.components().filter(|c| *c != Component::CurDir).collect();
-    (path.is_absolute() && !has_parent && normal != Path::new("/")).then_some(normal)
+/// With all below it, or this mount alone.
+pub(super) fn read_only(all_below: bool) -> &'static str {
+    if all_below { "rro" } else { "ro" }
+}
+
+fn malformed(text: &str, problem: impl Into<String>) -> BadValue {
+    let hint = "-v takes an existing path and where it is to appear: -v ./src:/src:ro";
+    BadValue::new("volume", text, problem, hint)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<(String, String, bool), VolumeError> {
-        let v = Volume::parse(text, Path::new("/home/eva"))?;
-        let shown = |p: PathBuf| p.to_string_lossy().into_owned();
-        Ok((shown(v.source), shown(v.destination), v.read_only))
+    fn shown(added: &Added) -> (String, String, String) {
+        let (Source::Host(source) | Source::Device(source)) = &added.source else {
+            panic!("{added:?}")
+        };
+        let shown = |path: &PathBuf| path.to_string_lossy().into_owned();
+        (shown(source), shown(&added.destination), added.options.join(","))
+    }
+
+    fn parsed(text: &str) -> (String, String, String) {
+        shown(&parse(text, Path::new("/home/eva")).unwrap())
+    }
+
+    fn want(source: &str, destination: &str, options: &str) -> (String, String, String) {
+        (source.into(), destination.into(), options.into())
     }
 
     #[test]
     fn sources_are_absolute_or_of_the_callers_directory() {
-        let want = |s: &str, d: &str, ro| Ok((s.to_owned(), d.to_owned(), ro));
-        assert_eq!(parse("/a:/b"), want("/a", "/b", false));
-        assert_eq!(parse("/a/:/b/./c/:ro"), want("/a", "/b/c", true));
-        assert_eq!(parse("./src:/src:rw,z"), want("/home/eva/src", "/src", false));
-        assert_eq!(parse("..:/src:ro,Z"), want("/home/eva/..", "/src", true));
-        assert_eq!(parse(".:/src"), want("/home/eva", "/src", false));
+        assert_eq!(parsed("/a:/b"), want("/a", "/b", "rbind,rprivate"));
+        assert_eq!(parsed("/a/:/b/./c/:ro"), want("/a", "/b/c", "rbind,rprivate,rro"));
+        assert_eq!(parsed("./src:/src:rw,z"), want("/home/eva/src", "/src", "rbind,rprivate"));
+        assert_eq!(parsed("..:/src:ro,Z"), want("/home/eva/..", "/src", "rbind,rprivate,rro"));
+        assert_eq!(parsed(".:/src"), want("/home/eva", "/src", "rbind,rprivate"));
+    }
+
+    #[test]
+    fn options_are_dockers_and_podmans() {
+        let options = |text: &str| parsed(&format!("/a:/b:{text}")).2;
+        assert_eq!(options("ro,bind"), "bind,rprivate,ro");
+        assert_eq!(options("rslave,nosuid,noexec,cached"), "rbind,rslave,nosuid,noexec");
     }
 
     #[test]
     fn what_is_no_volume_is_refused() {
-        use VolumeError::{Destination, Malformed, Named};
-        for text in ["/a", "", ":/b", "/a:/b:ro:rw"] {
-            assert_eq!(parse(text), Err(Malformed(text.into())));
+        let problem = |text: &str| {
+            let error = parse(text, Path::new("/")).unwrap_err();
+            assert_eq!((error.option, error.value.as_str()), ("volume", text));
+            (error.problem, error.hint)
+        };
+        for text in ["", ":/b", "/a:/b:ro:rw"] {
+            assert!(problem(text).0.starts_with("want SOURCE"), "{text:?}");
         }
-        for text in ["/a:b", "/a:", "/a:/", "/a:/./", "/a:/b/../c"] {
-            assert_eq!(parse(text), Err(Destination(text.into())));
+        assert!(problem("/a").1.contains("--tmpfs /a"));
+        for text in ["/a:b", "/a:", "/a:/", "/a:/./", "/a:/b/../c", "/a:/b\0"] {
+            assert!(problem(text).0.contains("no absolute path"), "{text:?}");
         }
-        assert_eq!(parse("data:/b"), Err(Named("data:/b".into())));
-        for option in ["", "rw2", "shared"] {
-            let text = format!("/a:/b:{option}");
-            assert_eq!(parse(&text), Err(VolumeError::Option { text, option: option.into() }));
+        assert!(problem("data:/b").1.ends_with("write ./data:/b"));
+        for option in ["", "rw2", "U", "O", "ro,rw", "ro,ro", "shared,private", "bind,rbind"] {
+            assert!(problem(&format!("/a:/b:{option}")).0.contains("option"), "{option:?}");
+        }
+    }
+
+    #[test]
+    fn devices_are_bound_where_they_are_or_elsewhere() {
+        let parsed = |text: &str| shown(&parse_device(text).unwrap());
+        let options = "bind,rprivate,nosuid,noexec";
+        assert_eq!(parsed("/dev/fuse"), want("/dev/fuse", "/dev/fuse", options));
+        assert_eq!(parsed("/dev/fuse:/dev/f:rw"), want("/dev/fuse", "/dev/f", options));
+        for text in ["", "fuse", "/dev/fuse:f", "/dev/fuse:/f:r", "/dev/fuse:/f:rw:x", "a.org/c=d"]
+        {
+            assert!(parse_device(text).is_err(), "{text:?}");
         }
     }
 }

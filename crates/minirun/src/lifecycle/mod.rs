@@ -15,7 +15,9 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::cgroup;
 use crate::reap;
+use crate::record;
 
 pub use show::{list_json, list_table, state_json};
 
@@ -164,7 +166,7 @@ pub fn delete(name: &str, force: bool) -> Result<()> {
     let lock = root.lock()?;
     // Another one may have taken the id while the lock was free.
     match root.load(&state.id) {
-        Ok(now) if now.created == state.created => Ok(root.remove(&state.id, &lock)?),
+        Ok(now) if now.created == state.created => Ok(record::forget(&root, &now, &lock)?),
         // A foreground container's launcher has removed it itself.
         Ok(_) | Err(StateError::NotFound(_)) => Ok(()),
         Err(other) => Err(other.into()),
@@ -174,6 +176,8 @@ pub fn delete(name: &str, force: bool) -> Result<()> {
 /// Kills all of the container and waits for its end.
 fn end(state: &ContainerState) -> Result<()> {
     let sys = |source| sys("kill", &state.name, source);
+    // All at once, what entered from outside, too.
+    state.cgroup.as_deref().into_iter().for_each(cgroup::kill);
     // One that is still being set up ends with its launcher.
     let target = if state.init.is_some() { state.init } else { state.monitor };
     let Some(pidfd) = target.as_ref().map(ProcessId::open).transpose().map_err(sys)?.flatten()

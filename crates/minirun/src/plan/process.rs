@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use ctsys::idmap::{IdMaps, MapWriter};
 use ctsys::tty::WindowSize;
 use nix::sys::resource::Resource;
-use oci_spec::runtime::{self, Capabilities, PosixRlimitType};
+use oci_spec::runtime::{self, Capabilities};
 
 use super::{PlanError, Result, container_path, invalid, maps_id};
+use crate::config::ulimit::resource;
 
 /// A program to start in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,25 +180,4 @@ fn rlimits(process: &runtime::Process) -> Result<Vec<Rlimit>> {
         all.push(Rlimit { resource, soft: limit.soft(), hard: limit.hard() });
     }
     Ok(all)
-}
-
-fn resource(kind: PosixRlimitType) -> Resource {
-    match kind {
-        PosixRlimitType::RlimitCpu => Resource::RLIMIT_CPU,
-        PosixRlimitType::RlimitFsize => Resource::RLIMIT_FSIZE,
-        PosixRlimitType::RlimitData => Resource::RLIMIT_DATA,
-        PosixRlimitType::RlimitStack => Resource::RLIMIT_STACK,
-        PosixRlimitType::RlimitCore => Resource::RLIMIT_CORE,
-        PosixRlimitType::RlimitRss => Resource::RLIMIT_RSS,
-        PosixRlimitType::RlimitNproc => Resource::RLIMIT_NPROC,
-        PosixRlimitType::RlimitNofile => Resource::RLIMIT_NOFILE,
-        PosixRlimitType::RlimitMemlock => Resource::RLIMIT_MEMLOCK,
-        PosixRlimitType::RlimitAs => Resource::RLIMIT_AS,
-        PosixRlimitType::RlimitLocks => Resource::RLIMIT_LOCKS,
-        PosixRlimitType::RlimitSigpending => Resource::RLIMIT_SIGPENDING,
-        PosixRlimitType::RlimitMsgqueue => Resource::RLIMIT_MSGQUEUE,
-        PosixRlimitType::RlimitNice => Resource::RLIMIT_NICE,
-        PosixRlimitType::RlimitRtprio => Resource::RLIMIT_RTPRIO,
-        PosixRlimitType::RlimitRttime => Resource::RLIMIT_RTTIME,
-    }
 }

@@ -9,7 +9,8 @@ use ctsys::state::StateError;
 
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
-use crate::config::volume::VolumeError;
+use crate::config::limits::LimitError;
+use crate::config::value::BadValue;
 use crate::network::NetworkError;
 use crate::user::UserError;
 
@@ -66,14 +67,17 @@ pub enum Error {
     /// The user.
     #[error(transparent)]
     User(UserError),
-    /// A volume.
+    /// The value of an option.
     #[error(transparent)]
-    Volume(VolumeError),
+    Value(BadValue),
+    /// A limit.
+    #[error(transparent)]
+    Limit(LimitError),
     /// The network, or a namespace to share.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// A `-v` source that is not there.
-    #[error("no such volume source: {path:?}")]
+    /// A source on the host that is not there, or out of the caller's reach.
+    #[error("cannot show {path:?} of the host")]
     Source {
         /// Absolute.
         path: PathBuf,
@@ -153,11 +157,12 @@ impl Explain for Error {
             ),
             Self::Record(_) | Self::Image(_) => "pull the image again with `ocipull --force`".into(),
             Self::User(error) => return error.hint(),
-            Self::Volume(VolumeError::Named(text)) => {
-                format!("for a directory here write ./{text}")
+            Self::Value(bad) => bad.hint.clone(),
+            Self::Source { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound => {
+                "make it first; minirun makes no directories outside the container".into()
             }
-            Self::Volume(_) => "-v takes an existing path and where it is to appear: -v ./src:/src:ro".into(),
-            Self::Source { .. } => "make it first; minirun makes no directories outside the container".into(),
+            Self::Source { .. } => "the caller must be able to reach it".into(),
+            Self::Limit(error) => format!("see minirun --help for {}", error.option),
             Self::Network(error) => return error.hint(),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),

@@ -3,6 +3,7 @@
 mod dev;
 mod mask;
 mod mounts;
+mod overlay;
 mod sysctl;
 mod target;
 
@@ -38,7 +39,7 @@ pub fn set_up(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Term
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .call("mount", || "\"/\", MS_REC|MS_SLAVE".into())
         .step(|| "cannot detach the mounts from the host's".into())?;
-    let tree = attach_root(&plan.rootfs)?;
+    let tree = attach_root(plan, notice)?;
     let root = Root(tree.as_fd());
     let dev = Path::new("/dev");
     for mount in &plan.mounts {
@@ -80,14 +81,19 @@ pub fn set_up(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Term
     Ok(terminal)
 }
 
-/// A copy of the mount at `rootfs` on top of it: what pivot_root(2) wants, a mount's root.
-fn attach_root(rootfs: &Path) -> Result<OwnedFd, Failure> {
+/// A copy of the mount at the root filesystem on top of it, or an overlay of it: what pivot_root(2)
+/// wants, a mount's root.
+fn attach_root(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<OwnedFd, Failure> {
+    let rootfs = &plan.rootfs;
     let what = || format!("cannot open the root filesystem {rootfs:?}");
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let place = open(rootfs, flags, Mode::empty())
         .call("open", || format!("{rootfs:?}"))
         .step(what)
         .map_err(|f| f.hint("every directory on the way must let the container's root in (x)"))?;
+    if let Some(ephemeral) = plan.ephemeral {
+        return overlay::cover(place.as_fd(), ephemeral, notice);
+    }
     let tree = clone_tree(Some(place.as_fd()), Path::new(""), true).step(what)?;
     let private =
         Change { propagation: Some(Propagation::Private), recursive: true, ..Change::default() };

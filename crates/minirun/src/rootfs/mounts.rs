@@ -90,6 +90,9 @@ fn refused(error: ctsys::SysError, mount: &Mount, kind: &str) -> Failure {
     match (kind, errno) {
         ("devpts", Errno::EINVAL) => failure
             .hint("a gid= that the user namespace does not map is refused: remove it from the mount's options"),
+        ("tmpfs", Errno::EINVAL) => {
+            failure.hint("check its options; a uid= or gid= must be an id that the container has")
+        }
         ("sysfs", Errno::EPERM) => failure.hint(
             "a new sysfs needs a network namespace of its own: bind /sys instead (options rbind, ro)",
         ),
@@ -111,6 +114,10 @@ fn bind(root: Root<'_>, mount: &Mount, source: &Path, recursive: bool) -> Result
             errno if errno == Errno::ENOENT as i32 => {
                 failure.hint("the source of a bind mount must exist on the host")
             }
+            // Else what a mount below covers would come to light (mount_namespaces(7)).
+            errno if errno == Errno::EINVAL as i32 && !recursive => {
+                failure.hint("something is mounted below it, which the kernel shows along or not at all: take rbind")
+            }
             _ => failure,
         })?;
     let on_proc = mount.target == Path::new("/proc");
@@ -122,7 +129,13 @@ fn bind(root: Root<'_>, mount: &Mount, source: &Path, recursive: bool) -> Result
         }
     }
     for step in mount.changes() {
-        change(&tree, step).step(|| shown(mount))?;
+        change(&tree, step).step(|| shown(mount)).map_err(|failure| {
+            if failure.errno == Errno::EPERM as i32 {
+                failure.hint("the host has mounted it with ro, nosuid, nodev or noexec, and only root may take that away: leave rw, suid, dev and exec out")
+            } else {
+                failure
+            }
+        })?;
     }
     place(root, &mount.target, &tree, on_proc)
 }

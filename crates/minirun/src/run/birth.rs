@@ -43,14 +43,19 @@ impl Open {
     }
 }
 
-/// The init, which runs `body`.
-pub(super) fn init(plan: &Plan, open: &Open, body: impl FnOnce() -> u8) -> Result<Child> {
+/// The init, which runs `body`, in the cgroup whose directory is `cgroup`.
+pub(super) fn init(
+    plan: &Plan,
+    open: &Open,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> u8,
+) -> Result<Child> {
     if plan.joined.is_empty() {
-        return clone::spawn(plan.namespaces, body).map_err(RunError::Namespaces);
+        return clone::spawn_into(plan.born_into(), cgroup, body).map_err(RunError::Namespaces);
     }
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
     let joiner = clone::spawn(CloneFlags::empty(), || {
-        let told = match by_joining(plan, open, body) {
+        let told = match by_joining(plan, open, cgroup, body) {
             Ok(child) => handshake::send(&theirs, &Message::Init, Some(child.pidfd.as_fd())),
             Err(failure) => handshake::send(&theirs, &Message::Failed(failure), None),
         };
@@ -78,6 +83,7 @@ pub(super) fn init(plan: &Plan, open: &Open, body: impl FnOnce() -> u8) -> Resul
 fn by_joining(
     plan: &Plan,
     open: &Open,
+    cgroup: Option<BorrowedFd<'_>>,
     body: impl FnOnce() -> u8,
 ) -> std::result::Result<Child, Failure> {
     if plan.joins(CloneFlags::CLONE_NEWPID) {
@@ -98,6 +104,6 @@ fn by_joining(
             }
         })?;
     }
-    clone::spawn(plan.namespaces | CloneFlags::CLONE_PARENT, body)
+    clone::spawn_into(plan.born_into() | CloneFlags::CLONE_PARENT, cgroup, body)
         .step(|| "cannot create the container's namespaces".into())
 }
