@@ -14,11 +14,11 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 
 use crate::command;
+use crate::guest::Children;
 use crate::handshake::{self, Failure, Message, Step};
 use crate::plan::Plan;
 use crate::reap;
 use crate::rootfs::{self, Terminal};
-use crate::sweep::Children;
 
 /// `CAP_KILL`: the one capability that the init keeps, to pass signals on to other users.
 const CAP_KILL: u64 = 1 << 5;

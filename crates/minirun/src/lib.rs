@@ -18,7 +18,7 @@
 //! rootfs        mounts by descriptor, /dev, masks, pivot_root      (inside)
 //! command       the last steps before the user's program           (inside)
 //! reap          the PID 1 loop                                     (inside)
-//! sweep         the end of a container's processes where no PID 1 of its own is theirs
+//! guest         the end of a container's processes where the process namespace is another's
 //! init          numbered steps from birth to that loop             (inside)
 //! cgroup        limits: a delegated cgroup, found or asked of systemd          (outside)
 //! record        the state directory's entry                        (outside)
@@ -52,7 +52,7 @@ pub mod spec_file;
 pub mod user;
 
 mod command;
+mod guest;
 mod monitor;
 mod record;
-mod sweep;
 mod terminal;

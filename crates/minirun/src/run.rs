@@ -25,6 +25,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use crate::cgroup::{Cgroup, CgroupError, Place};
+use crate::guest::Mark;
 use crate::handshake::{self, Failure, Message};
 use crate::init;
 use crate::launch::Launch;
@@ -32,7 +33,6 @@ use crate::monitor;
 use crate::network::{self, Helpers, NetworkError};
 use crate::plan::{Plan, PlanError};
 use crate::record::Record;
-use crate::sweep::Mark;
 use crate::terminal::Relay;
 
 mod birth;
