@@ -14,7 +14,7 @@ struct Header {
 }
 
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Half {
     effective: u32,
     permitted: u32,
@@ -51,6 +51,18 @@ pub fn set(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
         let shown = format!("e={effective:#x} p={permitted:#x} i={inheritable:#x}");
         SysError::new("capset", shown, errno)
     })
+}
+
+/// The thread's effective capabilities (capget(2)).
+pub fn effective() -> Result<u64> {
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    let mut data = [Half::default(); 2];
+    // SAFETY: header and data have the layout of version 3 (capset(2)) and outlive the call, which
+    // writes to both.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
+    Errno::result(result).call("capget", String::new)?;
+    let [low, high] = data.map(|half| u64::from(half.effective));
+    Ok(high << 32 | low)
 }
 
 /// Raises ambient capabilities; each must be permitted and inheritable already.

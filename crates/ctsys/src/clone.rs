@@ -179,12 +179,23 @@ fn fork_into(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result<O
     // stack the child runs on a copy of this very stack; there is only one thread, so the copy of
     // every lock is free or ours.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    let denied = pid == -1 && Errno::last() == Errno::ENOSYS;
+    let pid = if denied { old_clone(args.flags, &mut pidfd) } else { pid };
     match i32::try_from(pid).unwrap_or(-1) {
         0 => Ok(None),
         -1 => Err(SysError::last("clone3", shown())),
         // SAFETY: clone3 succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor of ours.
         pid => Ok(Some(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
     }
+}
+
+/// clone(2), for behind the seccomp filters of container engines: they cannot see what clone3 is asked
+/// for, and so let nobody have it.
+fn old_clone(flags: u64, pidfd: &mut i32) -> libc::c_long {
+    let flags = flags | u64::try_from(libc::SIGCHLD).unwrap_or(0);
+    // SAFETY: as for clone3 above; the pidfd goes where the third argument points, the same on every
+    // architecture that minirun knows, and neither TLS nor thread ids are asked for.
+    unsafe { libc::syscall(libc::SYS_clone, flags, 0_u64, &raw mut *pidfd, 0_u64, 0_u64) }
 }
 
 /// Whether this process has other threads. unshare(2) of CLONE_THREAD changes nothing in a process

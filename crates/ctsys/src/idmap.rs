@@ -22,6 +22,9 @@ use crate::{clone, fdpass, ns, wait};
 /// passwd and subuid files are read up to this size; a line a user, so a million users fit.
 const MAX_DATABASE_BYTES: u64 = 64 << 20;
 
+/// What a helper says of its failure is one line.
+const MAX_COMPLAINT_BYTES: u64 = 4 << 10;
+
 /// The kernel takes at most so many lines a map (user_namespaces(7)).
 pub const MAX_LINES: usize = 340;
 
@@ -138,6 +141,17 @@ impl IdMaps {
             }
         }
     }
+}
+
+/// How many subordinate users and groups /etc/subuid and /etc/subgid grant to the user `uid`.
+pub fn granted_counts(uid: u32) -> Result<(u64, u64)> {
+    let passwd = read_database("/etc/passwd")?;
+    let name = user_name(&passwd, uid);
+    let count = |file| -> Result<u64> {
+        let ranges = granted(&read_database(file)?, name, uid);
+        Ok(ranges.iter().map(|&(_, count)| u64::from(count)).sum())
+    };
+    Ok((count("/etc/subuid")?, count("/etc/subgid")?))
 }
 
 /// The login name of `uid` on this machine, for display.
@@ -356,12 +370,18 @@ impl Helper {
         Ok(Self { name, args: args.join(" "), child })
     }
 
-    fn finish(self) -> Result<()> {
-        let output = self.child.wait_with_output().call(self.name, || self.args.clone())?;
-        if output.status.success() {
+    fn finish(mut self) -> Result<()> {
+        let mut said = Vec::new();
+        let read = match self.child.stderr.take() {
+            // The pipe closes with it: a helper that says more than is wanted does not wait.
+            Some(pipe) => pipe.take(MAX_COMPLAINT_BYTES).read_to_end(&mut said).map(drop),
+            None => Ok(()),
+        };
+        let status = self.child.wait().and_then(|status| read.map(|()| status));
+        if status.call(self.name, || self.args.clone())?.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&said);
         let said = said.lines().next().unwrap_or("no message").trim();
         Err(SysError::new(self.name, format!("{}: {said}", self.args), Errno::EPERM))
     }

@@ -1,8 +1,10 @@
 //! Signals: sets, masks, waiting, sending by pidfd, names. Real-time signals included, which nix's
 //! enumeration lacks.
 
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
 
@@ -50,6 +52,27 @@ impl SignalSet {
                 // A stop and continuation of the process.
                 Err(Errno::EINTR) => {}
                 other => return other.call("sigwaitinfo", String::new),
+            }
+        }
+    }
+
+    /// As [`SignalSet::wait`], until `deadline` at the latest: `None` when none came before.
+    pub fn wait_until(&self, deadline: Instant) -> Result<Option<i32>> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = libc::timespec {
+                // More than the kernel counts is as good as for ever.
+                tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            // SAFETY: set and limit outlive the call; no details are asked for.
+            let signal = unsafe {
+                libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const limit)
+            };
+            match Errno::result(signal) {
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::EINTR) => {}
+                other => return other.map(Some).call("sigtimedwait", String::new),
             }
         }
     }
@@ -107,12 +130,47 @@ pub fn is_ignored(signal: i32) -> Result<bool> {
     Ok(current.sa_sigaction == libc::SIG_IGN)
 }
 
+/// What a signal did before [`ignore`].
+#[derive(Clone, Copy)]
+pub struct Disposition {
+    signal: i32,
+    action: libc::sigaction,
+}
+
+/// Ignores a signal; returns what it did before.
+pub fn ignore(signal: i32) -> Result<Disposition> {
+    // SAFETY: a sigaction is plain data, for which all zeros are valid: an empty mask, no flags.
+    let mut ignored: libc::sigaction = unsafe { std::mem::zeroed() };
+    ignored.sa_sigaction = libc::SIG_IGN;
+    let mut before = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: SIG_IGN installs no handler; both pointers outlive the call.
+    let result = unsafe { libc::sigaction(signal, &raw const ignored, before.as_mut_ptr()) };
+    Errno::result(result).call("sigaction", || format!("{}, SIG_IGN", name(signal)))?;
+    // SAFETY: the call succeeded, so all of it is written.
+    Ok(Disposition { signal, action: unsafe { before.assume_init() } })
+}
+
+impl Disposition {
+    /// Lets the signal do again what it did.
+    pub fn restore(&self) -> Result<()> {
+        // SAFETY: the action is one that the kernel has given out for this very signal.
+        let result =
+            unsafe { libc::sigaction(self.signal, &raw const self.action, std::ptr::null_mut()) };
+        Errno::result(result).map(drop).call("sigaction", || name(self.signal))
+    }
+}
+
+/// Gives one signal its default action.
+pub fn set_default(signal: i32) {
+    // SAFETY: SIG_DFL installs no handler; a number that cannot be changed is refused.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
 /// Gives every signal its default action, as a program expects it that is started: Rust's runtime
 /// ignores SIGPIPE, and an ignored signal stays so through execve(2).
 pub fn reset_dispositions() {
     for signal in 1..=MAX_SIGNAL {
-        // SAFETY: SIG_DFL installs no handler; numbers that cannot be changed are refused.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        set_default(signal);
     }
 }
 
@@ -180,6 +238,18 @@ pub fn name(signal: i32) -> String {
         Some((name, _)) => format!("SIG{name}"),
         None => format!("signal {signal}"),
     }
+}
+
+/// What the C library calls it: `Terminated`, `Real-time signal 3`.
+pub fn describe(signal: i32) -> String {
+    // SAFETY: an integer; the result is null or a string.
+    let text = unsafe { libc::strsignal(signal) };
+    if text.is_null() {
+        return name(signal);
+    }
+    // SAFETY: strsignal's string ends in NUL and lives until the next call, which no other thread
+    // makes: this crate's callers have one only.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

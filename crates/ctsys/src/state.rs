@@ -16,7 +16,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, SysError};
@@ -72,9 +71,19 @@ pub struct ContainerState {
     /// Whether the kernel killed a process of it because memory was short.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub oom_killed: bool,
-    /// How it ended: the exit code, 128 + n for signal n; `None` before.
+    /// How it ended: the exit code, 128 + n for signal n; `None` before, and for good where the
+    /// process outside was killed before it could say.
     #[serde(default)]
     pub exit_code: Option<i32>,
+    /// When the main command was started, RFC 3339, UTC.
+    #[serde(default)]
+    pub started: Option<String>,
+    /// When the container ended; `None` as for [`ContainerState::exit_code`].
+    #[serde(default)]
+    pub finished: Option<String>,
+    /// The record goes with the container: one in the foreground, or with `--rm`.
+    #[serde(default)]
+    pub transient: bool,
 }
 
 /// Runtime-spec's status.
@@ -104,6 +113,15 @@ impl Status {
 }
 
 impl ContainerState {
+    /// Whether the process outside was killed before it could record the end. The container ends
+    /// with it: the init has asked for SIGKILL at its parent's death.
+    pub fn is_abandoned(&self) -> Result<bool, StateError> {
+        match &self.monitor {
+            Some(monitor) if self.status != Status::Stopped => Ok(!monitor.is_alive()?),
+            _ => Ok(false),
+        }
+    }
+
     /// The status by what still runs: a recorded one is out of date once the processes are gone,
     /// as after the monitor was killed.
     ///
@@ -128,7 +146,7 @@ impl ContainerState {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A system call failed.
-    #[error(transparent)]
+    #[error("cannot access the state of containers")]
     Sys(#[from] SysError),
     /// The directory belongs to somebody else or lets others in.
     #[error(
@@ -180,6 +198,19 @@ impl StateError {
             Self::NotPrivate { path, .. } => {
                 Some(format!("remove {path:?}, or set XDG_RUNTIME_DIR to a directory of your own"))
             }
+            Self::Sys(error) => {
+                let dir = StateRoot::default_dir();
+                let dir = dir.display();
+                match error.errno() {
+                    Errno::ENOSPC | Errno::EDQUOT => Some(format!(
+                        "there is no room for {dir}: free some, or set XDG_RUNTIME_DIR to a directory of yours elsewhere"
+                    )),
+                    Errno::EROFS | Errno::EACCES | Errno::EPERM => Some(format!(
+                        "containers are recorded in {dir}: make that writable, or set XDG_RUNTIME_DIR to a directory of yours that is"
+                    )),
+                    _ => None,
+                }
+            }
             Self::Damaged { path, .. } => {
                 let dir = path.parent().unwrap_or(path);
                 Some(format!(
@@ -198,11 +229,13 @@ type Result<T, E = StateError> = std::result::Result<T, E>;
 #[derive(Debug, Clone)]
 pub struct StateRoot {
     path: PathBuf,
+    /// Its link count: 2, and one more for each subdirectory.
+    links: u64,
 }
 
-/// Held while the set of containers changes; released on drop.
+/// Held while the set of containers changes; released on drop, as the file is closed (flock(2)).
 #[derive(Debug)]
-pub struct StateLock(#[allow(dead_code)] Flock<File>);
+pub struct StateLock(#[allow(dead_code)] File);
 
 impl StateRoot {
     /// The caller's root, made if need be, its owner and mode checked.
@@ -240,7 +273,7 @@ impl StateRoot {
         if !meta.is_dir() || meta.uid() != uid || mode & 0o077 != 0 {
             return Err(StateError::NotPrivate { path, owner: meta.uid(), mode, want_owner: uid });
         }
-        Ok(Self { path })
+        Ok(Self { path, links: meta.nlink() })
     }
 
     /// The directory itself.
@@ -265,10 +298,8 @@ impl StateRoot {
             .mode(0o600)
             .open(&path)
             .call("open", || format!("{path:?}"))?;
-        match Flock::lock(file, FlockArg::LockExclusive) {
-            Ok(lock) => Ok(StateLock(lock)),
-            Err((_, errno)) => Err(SysError::new("flock", format!("{path:?}"), errno).into()),
-        }
+        file.lock().call("flock", || format!("{path:?}"))?;
+        Ok(StateLock(file))
     }
 
     /// Takes `state.id`: makes its directory and writes the first record. An id in use is an error.
@@ -353,22 +384,34 @@ impl StateRoot {
     /// All records, by id. Directories without one, and records that vanish meanwhile, are none.
     pub fn list(&self) -> Result<Vec<ContainerState>> {
         let mut states = Vec::new();
-        for entry in fs::read_dir(&self.path).call("opendir", || format!("{:?}", self.path))? {
-            let entry = entry.call("readdir", || format!("{:?}", self.path))?;
-            let Some(id) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            if check_id(&id).is_err() {
-                continue;
-            }
+        for id in self.ids()? {
             match self.load(&id) {
                 Ok(state) => states.push(state),
                 Err(StateError::NotFound(_)) => {}
-                // A file among the directories is nothing of ours.
-                Err(StateError::Sys(e)) if e.errno() == Errno::ENOTDIR => {}
                 Err(other) => return Err(other),
             }
         }
         states.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(states)
+    }
+
+    /// The names of the directories that are here, with a record or without.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.path).call("opendir", || format!("{:?}", self.path))? {
+            let entry = entry.call("readdir", || format!("{:?}", self.path))?;
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            // A file among the directories is nothing of ours.
+            let id = entry.file_name().to_str().map(str::to_owned).filter(|_| is_dir);
+            ids.extend(id.filter(|id| check_id(id).is_ok()));
+        }
+        Ok(ids)
+    }
+
+    /// Whether containers of others were here when the root was opened: its link count tells, without
+    /// a look inside, where the file system counts subdirectories (else it says that there are).
+    pub fn had_containers(&self) -> bool {
+        self.links != 2
     }
 
     /// The container that `name` means: an id or a name, else the only id that starts with it.
@@ -456,6 +499,9 @@ mod tests {
             cgroup: None,
             oom_killed: false,
             exit_code: None,
+            started: None,
+            finished: None,
+            transient: false,
         }
     }
 
@@ -521,6 +567,33 @@ mod tests {
         assert_eq!(state.live_status().unwrap(), Status::Running);
         state.main = None;
         assert_eq!(state.live_status().unwrap(), Status::Stopped);
+    }
+
+    #[test]
+    fn a_container_whose_monitor_is_gone_is_abandoned() {
+        let me = ProcessId::of(std::process::id().cast_signed()).unwrap();
+        let other = me.map(|p| ProcessId { start_time_ticks: p.start_time_ticks + 1, ..p });
+        let mut state = ContainerState { monitor: me, ..sample("a", "a") };
+        assert!(!state.is_abandoned().unwrap());
+        state.monitor = other;
+        assert!(state.is_abandoned().unwrap());
+        state.status = Status::Stopped;
+        assert!(!state.is_abandoned().unwrap(), "it was there to record the end");
+    }
+
+    #[test]
+    fn a_directory_without_a_record_is_there_and_no_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = root(&dir);
+        let lock = root.lock().unwrap();
+        root.create(&sample("a", "a"), &lock).unwrap();
+        fs::create_dir(root.path().join("b")).unwrap();
+        fs::write(root.path().join("c"), "").unwrap();
+        let mut ids = root.ids().unwrap();
+        ids.sort();
+        assert_eq!((root.list().unwrap().len(), ids), (1, vec!["a".to_owned(), "b".to_owned()]));
+        root.remove("b", &lock).unwrap();
+        assert!(!root.path().join("b").exists());
     }
 
     #[test]

@@ -13,15 +13,28 @@ pub struct Ended {
     pub pid: i32,
     /// Its exit code, or 128 + n when signal n ended it, as shells say it.
     pub code: u8,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
 }
 
-/// Takes the status of a child that has ended; `None` when none has, or there are none.
-pub fn reap_any() -> Result<Option<Ended>> {
+/// What there was to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaped {
+    /// A child has ended.
+    Child(Ended),
+    /// Those that there are have not ended.
+    NotYet,
+    /// There are no children.
+    NoChildren,
+}
+
+/// Takes the status of a child that has ended, without waiting for one.
+pub fn reap_any() -> Result<Reaped> {
     reap(libc::WNOHANG)
 }
 
-/// Waits until a child has ended and takes its status; `None` when there are none.
-pub fn reap_next() -> Result<Option<Ended>> {
+/// As [`reap_any`], and waits for one to end.
+pub fn reap_next() -> Result<Reaped> {
     loop {
         match reap(0) {
             Err(error) if error.errno() == Errno::EINTR => {}
@@ -30,16 +43,21 @@ pub fn reap_next() -> Result<Option<Ended>> {
     }
 }
 
-fn reap(options: i32) -> Result<Option<Ended>> {
+fn reap(options: i32) -> Result<Reaped> {
     let mut status = 0;
     // SAFETY: waitpid writes the status to an int that outlives the call.
     let pid = unsafe { libc::waitpid(-1, &raw mut status, options) };
     match Errno::result(pid) {
-        Ok(0) | Err(Errno::ECHILD) => Ok(None),
+        Ok(0) => Ok(Reaped::NotYet),
+        Err(Errno::ECHILD) => Ok(Reaped::NoChildren),
         Ok(pid) if libc::WIFSIGNALED(status) => {
-            Ok(Some(Ended { pid, code: code_of_signal(libc::WTERMSIG(status)) }))
+            let signal = libc::WTERMSIG(status);
+            Ok(Reaped::Child(Ended { pid, code: code_of_signal(signal), signal: Some(signal) }))
         }
-        Ok(pid) => Ok(Some(Ended { pid, code: low_byte(libc::WEXITSTATUS(status)) })),
+        Ok(pid) => {
+            let code = low_byte(libc::WEXITSTATUS(status));
+            Ok(Reaped::Child(Ended { pid, code, signal: None }))
+        }
         Err(errno) => Err(errno).call("waitpid", || format!("-1, {options}")),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use ctsys::capability;
+use ctsys::idmap::IdMaps;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 /// The caller and the machine, looked at once.
@@ -17,6 +19,9 @@ pub struct Caller {
     pub on_terminal: bool,
 }
 
+/// CAP_SETGID and CAP_SETUID: what mapping more than the own ids takes (user_namespaces(7)).
+const SET_IDS: u64 = 1 << 6 | 1 << 7;
+
 impl Caller {
     /// Looks.
     pub fn look() -> Self {
@@ -26,6 +31,17 @@ impl Caller {
             gid: nix::unistd::getegid().as_raw(),
             cgroup2: cgroups == Ok(CGROUP2_SUPER_MAGIC),
             on_terminal: std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
+        }
+    }
+
+    /// The ids that this caller may map without anybody's grant: root all of its namespace as they
+    /// are, unless it lacks the capabilities, as in most containers; others the own ones.
+    pub fn own_maps(&self) -> IdMaps {
+        let is_privileged =
+            || capability::effective().is_ok_and(|effective| effective & SET_IDS == SET_IDS);
+        match self.uid {
+            0 if is_privileged() => IdMaps::identity(),
+            uid => IdMaps::single(uid, self.gid),
         }
     }
 }

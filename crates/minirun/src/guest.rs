@@ -18,7 +18,8 @@ use std::os::unix::fs::MetadataExt;
 
 use ctsys::error::Context;
 use ctsys::process::pidfd_open;
-use ctsys::{signal, wait};
+use ctsys::signal;
+use ctsys::wait::{self, Reaped};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
@@ -76,7 +77,7 @@ impl Children {
                 let _ = signal::kill(pid, libc::SIGKILL);
             }
             match wait::reap_next() {
-                Ok(Some(_)) => while let Ok(Some(_)) = wait::reap_any() {},
+                Ok(Reaped::Child(_)) => while let Ok(Reaped::Child(_)) = wait::reap_any() {},
                 _ => return,
             }
         }

@@ -6,6 +6,7 @@
 //!   ── Mapped ───────────────────────────▶ sets up: mounts, devices, network, …
 //!   ── Go, 0…1 ──────────────────────────▶ where helpers outside had to get ready meanwhile
 //!   ◀───────────────── Notice(text), 0…n ──
+//!   ◀──────────────────── Made(path), 0…n ──
 //!   ◀────────── Terminal + pty master, 0…1 ──
 //!   ◀──────────── Main + pidfd of the command ── forks; the init closes its end
 //!   ◀─ end of the socket: the command runs ── execve closes the last one
@@ -17,11 +18,14 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use ctsys::error::{Context, Result, SysError};
 use ctsys::fdpass;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
+
+use crate::refusal;
 
 /// A message is at most this long: one failure with a path or two in it.
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
@@ -35,6 +39,8 @@ const GO: &[u8] = b"go";
 pub enum Message {
     /// Something to tell the user though nothing failed.
     Notice(String),
+    /// A path in the root filesystem that was missing and had to be made.
+    Made(PathBuf),
     /// The master of the container's terminal comes along.
     Terminal,
     /// A pidfd of the main command, not yet executed, comes along.
@@ -71,6 +77,12 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// What the user can do about it: the step's own hint, else what the errno says.
+    pub fn remedy(&self) -> String {
+        let by_errno = || refusal::step(Errno::from_raw(self.errno)).hint();
+        self.hint.clone().unwrap_or_else(by_errno)
     }
 
     /// With another exit code.

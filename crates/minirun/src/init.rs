@@ -17,7 +17,7 @@ use crate::command;
 use crate::guest::Children;
 use crate::handshake::{self, Failure, Message, Step};
 use crate::plan::Plan;
-use crate::reap;
+use crate::reap::{self, Duty};
 use crate::rootfs::{self, Terminal};
 
 /// `CAP_KILL`: the one capability that the init keeps, to pass signals on to other users.
@@ -32,7 +32,7 @@ pub fn run(plan: &Plan, socket: &OwnedFd, mask: &SignalSet, awaits_go: bool) -> 
         Ok((main, children)) => {
             // Nothing of the host's stays open in a process that lives as long as the container.
             let _ = isolate::close_all_but(children.as_ref().map(Children::fd).as_slice());
-            let code = reap::run(main).unwrap_or(125);
+            let code = reap::run(&duty(plan, main), &mut |_| {}).unwrap_or(125);
             if let Some(children) = children {
                 children.end();
             }
@@ -45,6 +45,14 @@ pub fn run(plan: &Plan, socket: &OwnedFd, mask: &SignalSet, awaits_go: bool) -> 
             code
         }
     }
+}
+
+/// What asks the container to stop asks for all of it: the other processes may finish what SIGTERM
+/// has them do, as users of tini wish (tini#78, tini#180). A command that ends by itself ends the
+/// container at once, as everywhere.
+fn duty(plan: &Plan, main: i32) -> Duty {
+    let stop = reap::Stop { signal: plan.stop.signal, timeout: plan.stop.timeout };
+    Duty { main, to_group: false, strict: false, stop: Some(stop) }
 }
 
 /// Everything up to the user's program; its process number. In a process namespace that is not the
@@ -75,6 +83,7 @@ fn start(
         command::adjust_oom_score(&plan.process)?;
     }
     enter_cgroup_namespace(plan)?;
+    let exposed = command::own_file::is_exposed();
     // 4. Names and network.
     set_names(plan)?;
     if plan.namespaces.contains(CloneFlags::CLONE_NEWNET) {
@@ -84,7 +93,10 @@ fn start(
     let mut notice = |text: String| {
         let _ = handshake::send(socket, &Message::Notice(text), None);
     };
-    let terminal = rootfs::set_up(plan, &mut notice)?;
+    let mut made = |path| {
+        let _ = handshake::send(socket, &Message::Made(path), None);
+    };
+    let terminal = rootfs::set_up(plan, &mut notice, &mut made)?;
     let slave = match terminal {
         Some(Terminal { master, slave }) => {
             handshake::send(socket, &Message::Terminal, Some(master.as_fd()))
@@ -103,7 +115,7 @@ fn start(
     prctl::set_dumpable(false)
         .call("prctl", || "PR_SET_DUMPABLE, 0".into())
         .step(|| "cannot hide the init".into())?;
-    Ok((start_main(plan, socket, slave, mask)?, children))
+    Ok((start_main(plan, socket, slave, mask, exposed)?, children))
 }
 
 /// The child that becomes the user's program.
@@ -112,6 +124,7 @@ fn start_main(
     socket: BorrowedFd<'_>,
     slave: Option<OwnedFd>,
     mask: &SignalSet,
+    exposed: bool,
 ) -> Result<i32, Failure> {
     reap::signals().block().step(|| "cannot block signals".into())?;
     let mut slave = slave;
@@ -122,7 +135,10 @@ fn start_main(
         }
         // The outside writes its record while the program is loaded.
         let failure = match tell_of_main(socket) {
-            Ok(()) => command::become_program(&plan.process, slave.take(), mask),
+            Ok(()) => {
+                let filter = plan.seccomp.as_ref();
+                command::become_program(&plan.process, filter, slave.take(), mask, exposed)
+            }
             Err(failure) => failure,
         };
         let code = failure.code;

@@ -29,6 +29,10 @@ pub struct Launch {
     pub network: Network,
     /// Stay in the background once the command runs.
     pub detach: bool,
+    /// Leave nothing behind, also in the background.
+    pub remove: bool,
+    /// The bound of the log of a container in the background, in bytes.
+    pub log_bytes: u64,
     /// Ports that the image says it serves, as in its config: `8080/tcp`.
     pub exposed_ports: Vec<String>,
     /// The signal that asks the command to stop; SIGTERM without one.

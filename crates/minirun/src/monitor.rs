@@ -12,8 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::terminal::Relay;
 
-/// What the waiting process leaves to the kernel: its own faults, job control (it is what the
-/// caller's shell stops and continues), writes to a closed pipe, and the news of its children.
+/// What the waiting process leaves to the kernel: its own faults, the stops of a background process
+/// that uses the terminal, writes to a closed pipe, and the news of its children.
 const NOT_TAKEN: &[i32] = &[
     libc::SIGFPE,
     libc::SIGILL,
@@ -22,10 +22,8 @@ const NOT_TAKEN: &[i32] = &[
     libc::SIGABRT,
     libc::SIGTRAP,
     libc::SIGSYS,
-    libc::SIGTSTP,
     libc::SIGTTIN,
     libc::SIGTTOU,
-    libc::SIGCONT,
     libc::SIGPIPE,
     libc::SIGCHLD,
 ];
@@ -57,14 +55,33 @@ pub(crate) fn wait_for(pidfd: &OwnedFd, mut relay: Option<Relay>) -> Result<u8> 
 }
 
 fn pass_on(pidfd: &OwnedFd, signal: i32, relay: Option<&Relay>) {
-    match relay {
+    match (signal, relay) {
         // The container's terminal tells its own processes.
-        Some(relay) if signal == libc::SIGWINCH => relay.resize(),
-        _ => {
-            // It may have ended meanwhile, which is noticed next.
-            let _ = signal::send(pidfd, signal);
-        }
+        (libc::SIGWINCH, Some(relay)) => return relay.resize(),
+        // The kernel has continued this process already.
+        (libc::SIGCONT, Some(relay)) => relay.resume(),
+        _ => {}
     }
+    // It may have ended meanwhile, which is noticed next.
+    let _ = signal::send(pidfd, signal);
+    if signal == libc::SIGTSTP {
+        stop(relay);
+    }
+}
+
+/// Stops this process as the signal would have done: it is what the caller's shell has as its job.
+/// The container is told (podman#18095), and goes on unless it stops itself: the kernel discards
+/// the signal's default action where nobody in the session could continue a process again.
+fn stop(relay: Option<&Relay>) {
+    relay.inspect(|relay| relay.suspend());
+    let deliverable = SignalSet::all_but(&[NOT_TAKEN, &[libc::SIGTSTP]].concat());
+    // Pending first, then let through: it arrives before the second call returns. Failing, and
+    // without a shell that could continue it (the group is orphaned), the process just goes on.
+    let _ = signal::kill(std::process::id().cast_signed(), libc::SIGTSTP);
+    if let Ok(blocked) = deliverable.block() {
+        let _ = blocked.block();
+    }
+    relay.inspect(|relay| relay.resume());
 }
 
 /// Whether the child has ended, and whether signals are pending.

@@ -5,6 +5,7 @@
 mod mount;
 mod process;
 mod resources;
+mod stop;
 
 use std::path::{Component, Path, PathBuf};
 
@@ -15,9 +16,12 @@ use nix::sched::CloneFlags;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
 
 use crate::config::ephemeral::{self, Ephemeral};
+use crate::seccomp::{self, Filter, SeccompError, usual};
+
 pub use mount::{Mount, MountSource};
 pub use process::{CapabilitySets, Process, Rlimit};
 pub use resources::{IfAbsent, Resources, Setting};
+pub use stop::Stop;
 
 /// How a container is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +59,10 @@ pub struct Plan {
     pub domainname: Option<String>,
     /// The user's program.
     pub process: Process,
+    /// How it is asked to end, and how long that may take.
+    pub stop: Stop,
+    /// What filters its system calls.
+    pub seccomp: Option<Filter>,
 }
 
 /// A namespace that is there already.
@@ -112,6 +120,9 @@ pub enum PlanError {
         /// The id inside.
         id: u32,
     },
+    /// The profile of system calls.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// setgroups(2) is denied where one id is mapped without privilege.
     #[error("config asks for additional groups, which a single mapped id does not allow")]
     GroupsDenied,
@@ -120,6 +131,7 @@ pub enum PlanError {
 impl Explain for PlanError {
     fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Seccomp(error) => return error.hint(),
             Self::NoUserNamespace => {
                 "add {\"type\": \"user\"} to linux.namespaces, or start from `minirun spec --rootless`"
                     .into()
@@ -130,6 +142,9 @@ impl Explain for PlanError {
             }
             Self::Invalid { field: "mounts destination" | "mounts type", .. } => {
                 "mount elsewhere: correct config.json, or the -v".into()
+            }
+            Self::Invalid { field: "stop signal", .. } => {
+                "choose another with --stop-signal, or correct the image or config.json".into()
             }
             Self::Invalid { field: "linux.sysctl", .. } => {
                 "net.* needs a network of the container's own; fs.mqueue.* and kernel's msg*, sem and shm* an ipc namespace; all others are the host's".into()
@@ -153,6 +168,7 @@ impl Plan {
         let (namespaces, joined) = namespaces(linux)?;
         let all = with_joined(namespaces, &joined);
         let process = spec.process().as_ref().ok_or(PlanError::Missing("process"))?;
+        let process = Process::new(process, maps)?;
         let uts = |name: &Option<String>, field| match name.as_deref() {
             Some(name) if !name.is_empty() && !all.contains(CloneFlags::CLONE_NEWUTS) => {
                 Err(invalid(field, name, "a uts namespace with it"))
@@ -177,7 +193,9 @@ impl Plan {
             resources: linux.resources().as_ref().map_or(Ok(None), Resources::new)?,
             hostname: uts(spec.hostname(), "hostname")?,
             domainname: uts(spec.domainname(), "domainname")?,
-            process: Process::new(process, maps)?,
+            seccomp: seccomp(spec, linux, process.capabilities.bounding)?,
+            process,
+            stop: Stop::new(|key| Some(spec.annotations().as_ref()?.get(key)?.as_str()))?,
         })
     }
 
@@ -220,7 +238,6 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
         (spec.windows().is_some(), "windows"),
         (spec.solaris().is_some(), "solaris"),
         (spec.zos().is_some(), "zos"),
-        (linux.seccomp().is_some(), "linux.seccomp"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
         (linux.personality().is_some(), "linux.personality"),
@@ -289,6 +306,17 @@ fn namespaces(linux: &Linux) -> Result<(CloneFlags, Vec<Joined>)> {
     // Rights in the others come with the user namespace.
     joined.sort_by_key(|joined| joined.kind != CloneFlags::CLONE_NEWUSER);
     Ok((new, joined))
+}
+
+fn seccomp(spec: &Spec, linux: &Linux, bounding: u64) -> Result<Option<Filter>> {
+    if let Some(profile) = linux.seccomp() {
+        return Ok(Some(seccomp::compile(profile)?));
+    }
+    match spec.annotations().as_ref().and_then(|all| all.get(usual::ANNOTATION)) {
+        None => Ok(None),
+        Some(name) if name == usual::NAME => Ok(Some(usual::filter(bounding)?)),
+        Some(other) => Err(invalid("annotation minirun.seccomp", other, "usual")),
+    }
 }
 
 fn propagation(text: Option<&str>) -> Result<Option<Propagation>> {

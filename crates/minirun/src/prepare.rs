@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ctsys::idmap::IdMaps;
@@ -16,7 +17,7 @@ use crate::config::ids::IdChoice;
 use crate::config::image::Image;
 use crate::config::network::NetworkOptions;
 use crate::config::overrides::{self, Overrides};
-use crate::config::{self, Inputs, annotations};
+use crate::config::{self, Inputs, annotations, security};
 use crate::launch::Launch;
 use crate::naming;
 use crate::network::Shared;
@@ -26,6 +27,7 @@ mod check;
 mod error;
 mod ids;
 mod network;
+mod profile;
 pub use error::{EXIT_OWN_FAILURE, Error, Result};
 
 /// The root filesystem's name in a bundle.
@@ -51,6 +53,10 @@ pub struct RunOptions {
     pub name: Option<String>,
     /// Stay in the background once the command runs.
     pub detach: bool,
+    /// Leave nothing behind, also in the background.
+    pub remove: bool,
+    /// The bound of the log of a container in the background, in bytes.
+    pub log_bytes: u64,
     /// Only say what would run: nothing is written.
     pub dry_run: bool,
     /// Which ids the container is to have.
@@ -101,7 +107,7 @@ struct Place {
 
 impl Place {
     fn find(rootfs: &Path, root_path: Option<&Path>, bundle: Option<&Path>) -> Result<Self> {
-        let found = canonical(rootfs).filter(|path| path.is_dir());
+        let found = directory(rootfs)?;
         let found = found.ok_or_else(|| Error::no_rootfs(rootfs, bundle))?;
         // The record stands beside the name that ocipull was given, which may be a link's.
         let named = if rootfs.file_name().is_some() { rootfs } else { &found };
@@ -163,7 +169,7 @@ fn prepare_rootfs(options: &RunOptions, caller: &Caller, path: &Path) -> Result<
 }
 
 fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<Prepared> {
-    let dir = canonical(dir).filter(|path| path.is_dir()).ok_or_else(|| Error::no_bundle(dir))?;
+    let dir = directory(dir)?.ok_or_else(|| Error::no_bundle(dir))?;
     let own_name = naming::from_directory(&dir).unwrap_or_else(naming::drawn);
     let name = options.name.clone().unwrap_or_else(|| own_name.clone());
     let former = match bundle::read(&dir).map_err(Error::Bundle)? {
@@ -216,6 +222,7 @@ fn file_config(
     if caller.uid != 0 {
         drop_additional_groups(&mut file);
     }
+    security::write_out(&mut file);
     bundle::seal(&mut file).map_err(Error::Json)?;
     Ok(Some(file))
 }
@@ -276,11 +283,13 @@ fn finish(options: &RunOptions, draft: Draft) -> Result<Prepared> {
     notes.extend(place.note.take());
     let asked = network::Asked { options, name: &name, is_generated };
     let network = network::decide(asked, &place.rootfs, shared, &mut spec, &mut notes)?;
+    let profile = profile::read(options.overrides.security.seccomp.as_ref())?;
     let context = overrides::Context {
         entrypoint: place.image.as_ref().map_or(&[], |image| &image.entrypoint),
         accounts: &place.accounts,
         maps: &maps,
         terminal,
+        profile: profile.as_ref().map(|(profile, kernel)| (profile, *kernel)),
         volumes: place.image.as_ref().map_or(&[], |image| &image.volumes),
     };
     overrides::apply(&mut spec, &options.overrides, &context).map_err(Error::User)?;
@@ -304,6 +313,8 @@ fn finish(options: &RunOptions, draft: Draft) -> Result<Prepared> {
         maps,
         network,
         detach: options.detach,
+        remove: options.remove,
+        log_bytes: options.log_bytes,
     };
     Ok(Prepared { launch, notes })
 }
@@ -327,6 +338,14 @@ fn wants_terminal(options: &RunOptions, caller: &Caller, config_asks: bool) -> b
     options.terminal.unwrap_or(config_asks && caller.on_terminal && !options.detach)
 }
 
-fn canonical(path: &Path) -> Option<PathBuf> {
-    fs::canonicalize(path).ok()
+/// The directory at `path`, links resolved; `None` when there is none.
+fn directory(path: &Path) -> Result<Option<PathBuf>> {
+    let found = fs::canonicalize(path);
+    match found.and_then(|path| Ok((fs::metadata(&path)?.is_dir(), path))) {
+        Ok((is_dir, found)) => Ok(Some(found).filter(|_| is_dir)),
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(cause) => Err(Error::Unreachable { path: path.into(), cause }),
+    }
 }

@@ -3,23 +3,24 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ctsys::SysError;
 use ctsys::error::Context;
 use ctsys::process::ProcessId;
 use ctsys::state::{ContainerState, StateError, StateLock, StateRoot, Status};
 use oci_spec::runtime::Spec;
 
-use crate::cgroup;
 use crate::launch::Launch;
+use crate::log::{drop_old_part, is_full, new_file};
+use crate::sweep;
 
 /// The configuration that the container runs by, in its state directory: this run's flags applied.
 pub(crate) const CONFIG_FILE: &str = "config.json";
-/// What a container in the background writes. Its size is not bounded yet.
-pub(crate) const LOG_FILE: &str = "log";
+/// A kept configuration larger than this is not one of ours; engines' are some tens of kilobytes.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// Takes the exit code of a container that leaves no record: who waits for it has this file open.
+pub(crate) const EXIT_FILE: &str = "exit";
 
 /// The record of one container, held by its launcher.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub(crate) struct Record {
     root: StateRoot,
     state: ContainerState,
     dir: PathBuf,
+    exit_file: Option<File>,
 }
 
 impl Record {
@@ -35,10 +37,15 @@ impl Record {
     pub(crate) fn reserve(root: StateRoot, launch: &Launch) -> Result<Self, StateError> {
         let lock = root.lock()?;
         match root.load(&launch.id) {
-            Ok(other) if other.live_status()? != Status::Stopped => {
-                return Err(StateError::Exists(launch.name.clone()));
+            Ok(other) => {
+                if other.is_abandoned()? {
+                    sweep::await_end(&other)?;
+                }
+                if other.live_status()? != Status::Stopped {
+                    return Err(StateError::Exists(launch.name.clone()));
+                }
+                sweep::forget(&root, &other, &lock)?;
             }
-            Ok(other) => forget(&root, &other, &lock)?,
             Err(StateError::NotFound(_)) => {}
             Err(other) => return Err(other),
         }
@@ -59,9 +66,26 @@ impl Record {
             cgroup: None,
             oom_killed: false,
             exit_code: None,
+            started: None,
+            finished: None,
+            transient: launch.remove || !launch.detach,
         };
         let dir = root.create(&state, &lock)?;
-        Ok(Self { root, state, dir })
+        Ok(Self { root, state, dir, exit_file: None })
+    }
+
+    /// Looks after containers whose minirun was killed. For the time when this one's command runs:
+    /// no start has to wait for it.
+    pub(crate) fn sweep_others(&self) {
+        if self.root.had_containers() {
+            // Whoever is asked about containers says what is wrong with them.
+            let _ = sweep::clean(&self.root, sweep::MOST_AT_A_START);
+        }
+    }
+
+    /// Where the container's files lie.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Where the container's cgroup will be: told before it is made, so that whoever finds the record
@@ -82,13 +106,16 @@ impl Record {
         let path = self.dir.join(CONFIG_FILE);
         let text = serde_json::to_vec_pretty(spec)
             .map_err(|e| StateError::Damaged { path: path.clone(), reason: e.to_string() })?;
-        let mut file = new_file(&path)?;
+        let mut file = new_file(&path).call("open", || format!("{path:?}, O_CREAT"))?;
         Ok(file.write_all(&text).call("write", || format!("{path:?}"))?)
     }
 
-    /// The file that takes what a container in the background writes.
-    pub(crate) fn log(&self) -> Result<File, SysError> {
-        new_file(&self.dir.join(LOG_FILE))
+    /// Lets others wait for the exit code of a container that will leave no record.
+    pub(crate) fn offer_exit_code(&mut self) -> Result<(), StateError> {
+        let path = self.dir.join(EXIT_FILE);
+        let file = new_file(&path).call("open", || format!("{path:?}, O_CREAT"))?;
+        self.exit_file = Some(file);
+        Ok(())
     }
 
     /// The user's program runs.
@@ -97,12 +124,24 @@ impl Record {
         self.state.main = ProcessId::of(main)?;
         self.state.pid = init;
         self.state.status = Status::Running;
+        self.state.started = Some(timestamp(SystemTime::now()));
         let lock = self.root.lock()?;
         self.root.update(&self.state, &lock)
     }
 
-    /// It is over, and the record stays for those who ask how.
-    pub(crate) fn stopped(&mut self, code: u8) -> Result<(), StateError> {
+    /// It is over: the record stays for those who ask how, unless it was to go.
+    pub(crate) fn ended(mut self, code: u8) -> Result<(), StateError> {
+        if !self.state.transient {
+            return self.stopped(code);
+        }
+        if let Some(file) = &mut self.exit_file {
+            // Those who wait then hear that it is not known.
+            let _ = write!(file, "{code}");
+        }
+        self.remove()
+    }
+
+    fn stopped(&mut self, code: u8) -> Result<(), StateError> {
         let lock = self.root.lock()?;
         if !self.is_ours() {
             return Ok(());
@@ -110,15 +149,36 @@ impl Record {
         self.state.status = Status::Stopped;
         self.state.pid = 0;
         self.state.exit_code = Some(code.into());
-        remove_cgroup(&self.state)?;
+        sweep::remove_cgroup(&self.state)?;
         self.state.cgroup = None;
-        self.root.update(&self.state, &lock)
+        self.state.finished = Some(timestamp(SystemTime::now()));
+        match self.root.update(&self.state, &lock) {
+            // How it ended is worth more than what it wrote long ago.
+            Err(StateError::Sys(error)) if is_full(error.errno()) && drop_old_part(&self.dir) => {
+                self.root.update(&self.state, &lock)
+            }
+            other => other,
+        }
+    }
+
+    /// The lock under which no container starts, if no other one has this root filesystem.
+    pub(crate) fn lock_if_alone(&self) -> Result<Option<StateLock>, StateError> {
+        let lock = self.root.lock()?;
+        for other in self.root.list()? {
+            if other.id != self.state.id
+                && other.rootfs == self.state.rootfs
+                && other.live_status()? != Status::Stopped
+            {
+                return Ok(None);
+            }
+        }
+        Ok(Some(lock))
     }
 
     /// It is over and nobody will ask.
     pub(crate) fn remove(self) -> Result<(), StateError> {
         let lock = self.root.lock()?;
-        if self.is_ours() { forget(&self.root, &self.state, &lock) } else { Ok(()) }
+        if self.is_ours() { sweep::forget(&self.root, &self.state, &lock) } else { Ok(()) }
     }
 
     /// Whether the record is still this container's: `delete --force` may have removed it, and
@@ -128,31 +188,8 @@ impl Record {
     }
 }
 
-/// Removes a stopped container's record, and its cgroup first: without the record nobody would know
-/// of it.
-pub(crate) fn forget(
-    root: &StateRoot,
-    state: &ContainerState,
-    lock: &StateLock,
-) -> Result<(), StateError> {
-    remove_cgroup(state)?;
-    root.remove(&state.id, lock)
-}
-
-fn remove_cgroup(state: &ContainerState) -> Result<(), StateError> {
-    Ok(state.cgroup.as_deref().map_or(Ok(()), cgroup::remove)?)
-}
-
 fn own((key, value): (&String, &String)) -> (String, String) {
     (key.clone(), value.clone())
-}
-
-/// An empty file that only its owner may read. Writers append: the container's two streams share
-/// the log. What a creation that was cut off has left of that name goes.
-fn new_file(path: &Path) -> Result<File, SysError> {
-    let _ = std::fs::remove_file(path);
-    let opened = File::options().create_new(true).append(true).mode(0o600).open(path);
-    opened.call("open", || format!("{path:?}, O_CREAT"))
 }
 
 /// RFC 3339 in UTC with nanoseconds, as runc writes it.

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ctsys::SysError;
 use ctsys::clone::{self, Child};
@@ -18,26 +18,30 @@ use ctsys::signal::{self, SignalSet};
 use ctsys::state::{StateError, StateRoot};
 use ctsys::{fdpass, isolate, wait};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sched::CloneFlags;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
 use crate::cgroup::{Cgroup, CgroupError, Place};
 use crate::guest::Mark;
 use crate::handshake::{self, Failure, Message};
 use crate::init;
 use crate::launch::Launch;
+use crate::log::Log;
 use crate::monitor;
 use crate::network::{self, Helpers, NetworkError};
 use crate::plan::{Plan, PlanError};
 use crate::record::Record;
+use crate::refusal;
 use crate::terminal::Relay;
+use crate::tidy;
 
 mod birth;
 mod oom;
-mod refusal;
 
 /// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
 #[derive(Debug, thiserror::Error)]
@@ -96,23 +100,19 @@ impl Explain for RunError {
             Self::State(StateError::Exists(name)) => {
                 Some(format!("choose another --name, or remove it: minirun delete --force {name}"))
             }
-            Self::State(error) => error.remedy(),
+            Self::State(error) => refusal::of_state(error),
             Self::Network(error) => error.hint(),
             Self::Cgroup(error) => error.hint(),
             Self::NoRootfs(_) => {
                 Some("name a root filesystem, or make one: ocipull IMAGE ./rootfs".into())
             }
-            Self::Namespaces(error) => Some(refusal::hint(error.errno())),
-            Self::Maps { by_helpers, source } => Some(refusal::maps_hint(*by_helpers, source)),
-            Self::Inside(failure) => failure.hint.clone().or_else(|| {
-                let denied =
-                    failure.errno == Errno::EPERM as i32 || failure.errno == Errno::EACCES as i32;
-                refusal::apparmor().filter(|_| denied && failure.code == 125)
-            }),
+            Self::Namespaces(error) => Some(refusal::namespaces(error.errno()).hint()),
+            Self::Maps { by_helpers, source } => Some(refusal::maps(*by_helpers, source).hint()),
+            Self::Inside(failure) => Some(failure.remedy()),
             Self::InitDied(_) | Self::MonitorDied(_) => {
                 Some("was it killed, or is memory short? look at the kernel's log".into())
             }
-            Self::Outside { source, .. } => refusal::processes_hint(source.errno()),
+            Self::Outside { source, .. } => Some(refusal::step(source.errno()).hint()),
         }
     }
 
@@ -133,9 +133,7 @@ type Result<T> = std::result::Result<T, RunError>;
 /// Must be called before any thread is started.
 pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     let plan = Plan::new(&launch.spec, &launch.rootfs, &launch.maps)?;
-    if !launch.rootfs.is_dir() {
-        return Err(RunError::NoRootfs(launch.rootfs.clone()));
-    }
+    check_rootfs(&launch.rootfs)?;
     let joined = birth::Open::new(&plan)?;
     if !launch.network.is_shared_alive()? {
         return Err(NetworkError::Gone.into());
@@ -152,6 +150,17 @@ pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     result
 }
 
+/// Told apart from what else can fail inside, where it would be one of many mounts.
+fn check_rootfs(path: &Path) -> Result<()> {
+    match std::fs::metadata(path).call("stat", || format!("{path:?}")) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Err(source) if !matches!(source.errno(), Errno::ENOENT | Errno::ENOTDIR) => {
+            Err(RunError::Outside { step: "get to the root filesystem", source })
+        }
+        _ => Err(RunError::NoRootfs(path.into())),
+    }
+}
+
 fn foreground(
     launch: &Launch,
     plan: &Plan,
@@ -166,6 +175,7 @@ fn foreground(
     let result = started.and_then(|started| {
         let relay = started.master.map(Relay::interactive).transpose();
         let relay = relay.map_err(outside("use the terminal"))?;
+        record.sweep_others();
         let code = monitor::wait_for(&started.init.pidfd, relay);
         started.around.end();
         let code = code.map_err(outside("wait for the container"))?;
@@ -175,7 +185,10 @@ fn foreground(
     });
     let removed = record.remove();
     let code = result?;
-    removed?;
+    if let Err(error) = removed {
+        // It ran all the same, and its code is what the caller waits for.
+        notice(&format!("the container's record stays: {}", chain(&error)));
+    }
     Ok(code)
 }
 
@@ -220,7 +233,9 @@ fn start(
     let awaits_go = launch.network.has_helpers();
     let init = birth::init(plan, joined, dir, || init::run(plan, &theirs, mask, awaits_go))?;
     drop(theirs);
-    let result = set_up(launch, plan, record, &init, &ours, mask, notice);
+    let mut made = Vec::new();
+    let course = Course { launch, plan, mask };
+    let result = set_up(course, record, &init, &ours, notice, &mut made);
     drop(ours);
     match result {
         Ok((master, around)) => Ok(Started { init, cgroup, master, around }),
@@ -230,7 +245,12 @@ fn start(
                 let _ = signal::send(&init.pidfd, libc::SIGKILL);
             }
             let code = wait::wait(&init.pidfd).map_err(outside("wait for the init"))?;
-            Err(error.unwrap_or(RunError::InitDied(code)))
+            if !made.is_empty()
+                && let Ok(Some(_held)) = record.lock_if_alone()
+            {
+                tidy::remove_made(&launch.rootfs, &made);
+            }
+            Err(name_bundle(error.unwrap_or(RunError::InitDied(code)), &launch.rootfs))
         }
     }
 }
@@ -242,17 +262,39 @@ fn make_cgroup(place: &Place, plan: &Plan, record: &mut Record) -> Result<Option
     Ok(Some(place.create(resources)?))
 }
 
+/// A bundle that was named as a root filesystem has no program where one is looked for.
+fn name_bundle(error: RunError, rootfs: &Path) -> RunError {
+    match error {
+        RunError::Inside(failure) if failure.code == 127 && rootfs.join("rootfs").is_dir() => {
+            let rootfs = rootfs.display();
+            let hint =
+                format!("there is a rootfs in {rootfs}, as in a bundle: minirun --bundle {rootfs}");
+            RunError::Inside(failure.hint(hint))
+        }
+        other => other,
+    }
+}
+
+/// What a start goes by.
+#[derive(Clone, Copy)]
+struct Course<'a> {
+    launch: &'a Launch,
+    plan: &'a Plan,
+    /// The signals that programs start with blocked.
+    mask: &'a SignalSet,
+}
+
 /// The outside's part of the handshake; the terminal's master. `Err(None)` when the inside ended
-/// without a word.
+/// without a word. In `made` come the paths that the inside had to make in the root filesystem.
 fn set_up(
-    launch: &Launch,
-    plan: &Plan,
+    course: Course<'_>,
     record: &mut Record,
     init: &Child,
     socket: &OwnedFd,
-    mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
+    made: &mut Vec<PathBuf>,
 ) -> std::result::Result<(Option<OwnedFd>, Around), Option<RunError>> {
+    let Course { launch, plan, mask } = course;
     if !plan.joins(CloneFlags::CLONE_NEWUSER) {
         let by_helpers = matches!(launch.maps.writer, MapWriter::Helpers { .. });
         launch.maps.install(init.pid).map_err(|source| RunError::Maps { by_helpers, source })?;
@@ -273,6 +315,7 @@ fn set_up(
     {
         match (message, fd) {
             (Message::Notice(text), _) => notice(&text),
+            (Message::Made(path), _) => made.push(path),
             (Message::Failed(failure), _) => return Err(Some(RunError::Inside(failure))),
             (Message::Terminal, Some(fd)) => {
                 master = Some(fd);
@@ -337,7 +380,7 @@ fn detached(
                 return Err(RunError::Inside(failure));
             }
             Message::Started => return Ok(0),
-            Message::Terminal | Message::Main | Message::Init => {}
+            Message::Made(_) | Message::Terminal | Message::Main | Message::Init => {}
         }
     }
     let code = wait::wait(&monitor.pidfd).map_err(outside("wait for the monitor"))?;
@@ -349,7 +392,7 @@ struct Detached {
     init: Child,
     cgroup: Option<Cgroup>,
     record: Record,
-    relay: Option<Relay>,
+    relay: Relay,
     around: Around,
 }
 
@@ -373,15 +416,21 @@ fn monitor_start(
     setsid().call("setsid", String::new).map_err(outside("start a session"))?;
     chdir("/").call("chdir", || "\"/\"".into()).map_err(outside("leave the directory"))?;
     let mut record = Record::reserve(states, launch)?;
-    let log = record.log().map_err(outside("open the container's log"))?;
+    let log =
+        Log::create(record.dir(), launch.log_bytes).map_err(outside("open the container's log"))?;
+    if launch.remove {
+        record.offer_exit_code()?;
+    }
     let null = File::options()
         .read(true)
         .write(true)
         .open("/dev/null")
         .call("open", || "\"/dev/null\"".into())
         .map_err(outside("open the null device"))?;
+    let (reader, writer) = output_pipe().map_err(outside("make a pipe"))?;
     // The container inherits these; the monitor itself then writes nowhere.
-    redirect(&null, &log).map_err(outside("redirect the standard streams"))?;
+    redirect(&null, &writer).map_err(outside("redirect the standard streams"))?;
+    drop(writer);
     let mut notice = |text: &str| {
         let _ = handshake::send(socket, &Message::Notice(text.into()), None);
     };
@@ -393,8 +442,11 @@ fn monitor_start(
         }
     };
     redirect(&null, &null).map_err(outside("redirect the standard streams"))?;
-    let relay = started.master.map(|master| Relay::to_file(master, log)).transpose();
-    let relay = relay.map_err(outside("use the terminal"))?;
+    let relay = match started.master {
+        Some(master) => Relay::terminal_to_log(master, log),
+        None => Relay::pipe_to_log(reader, log),
+    };
+    let relay = relay.map_err(outside("take the container's output"))?;
     die_with_parent(None)?;
     Ok(Detached {
         init: started.init,
@@ -411,16 +463,17 @@ impl Detached {
     fn watch(mut self, socket: OwnedFd) -> u8 {
         let told = handshake::send(&socket, &Message::Started, None);
         drop(socket);
+        self.record.sweep_others();
         if told.is_err() {
             // Nobody was told that there is a container: there is to be none.
             let _ = signal::send(&self.init.pidfd, libc::SIGKILL);
         }
-        let code = monitor::wait_for(&self.init.pidfd, self.relay).unwrap_or(125);
+        let code = monitor::wait_for(&self.init.pidfd, Some(self.relay)).unwrap_or(125);
         self.around.end();
         if self.cgroup.is_some_and(|cgroup| cgroup.oom_kills() > 0) {
             self.record.oom_killed();
         }
-        let recorded = if told.is_ok() { self.record.stopped(code) } else { self.record.remove() };
+        let recorded = if told.is_ok() { self.record.ended(code) } else { self.record.remove() };
         u8::from(recorded.is_err())
     }
 }
@@ -431,10 +484,19 @@ fn die_with_parent(signal: Option<Signal>) -> Result<()> {
         .map_err(outside("tie the monitor to its launcher"))
 }
 
-fn redirect(input: &File, output: &File) -> ctsys::error::Result<()> {
+/// What the container writes to. Any user inside may open it anew, as programs do that know of
+/// `/dev/stdout` only; nobody needs to read there.
+fn output_pipe() -> ctsys::error::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).call("pipe2", || "O_CLOEXEC".into())?;
+    let write_only = Mode::from_bits_truncate(0o222);
+    fchmod(&writer, write_only).call("fchmod", || "pipe, 0222".into())?;
+    Ok((reader, writer))
+}
+
+fn redirect(input: impl AsFd, output: impl AsFd) -> ctsys::error::Result<()> {
     dup2_stdin(input).call("dup2", || "0".into())?;
-    dup2_stdout(output).call("dup2", || "1".into())?;
-    dup2_stderr(output).call("dup2", || "2".into())
+    dup2_stdout(&output).call("dup2", || "1".into())?;
+    dup2_stderr(&output).call("dup2", || "2".into())
 }
 
 fn outside(step: &'static str) -> impl FnOnce(SysError) -> RunError {

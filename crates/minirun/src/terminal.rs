@@ -1,4 +1,7 @@
-//! The outside's end of a container's terminal: the caller's one in raw mode, and bytes both ways.
+//! The outside's end of a container's terminal: the caller's one in raw mode, and bytes both ways. In
+//! the background, that of its output too.
+
+mod raw;
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
@@ -8,11 +11,17 @@ use ctsys::error::{Context, Result};
 use ctsys::tty;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::PollFlags;
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use raw::RawMode;
+
+use crate::log::Log;
 
 /// Bytes taken at once: what a pipe takes whole when it says that it takes something (PIPE_BUF).
 const CHUNK_BYTES: usize = 4096;
+
+/// Chunks taken at once for a log: what a pipe holds (pipe(7)).
+const READS_FOR_LOG: usize = 16;
 
 /// What a terminal sends for the end of input (VEOF as it is by default, Ctrl-D): the first ends a
 /// line that has no end, the second is read as the end of the file.
@@ -23,14 +32,14 @@ pub(crate) struct Relay {
     master: File,
     /// The caller's standard input, until its end; `None` in the background.
     input: Option<File>,
-    output: Option<File>,
+    output: Option<Output>,
     to_master: Vec<u8>,
     to_output: Vec<u8>,
     master_open: bool,
     /// Held open: the master of a pty whose slave nobody has open reports an end, though a process
     /// inside may open `/dev/console` later.
-    _slave: OwnedFd,
-    _raw: Option<RawMode>,
+    _slave: Option<OwnedFd>,
+    raw: Option<RawMode>,
 }
 
 impl Relay {
@@ -41,26 +50,35 @@ impl Relay {
         let raw = if stdin.is_terminal() { Some(RawMode::enter(stdin.as_fd())?) } else { None };
         let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().call("dup", String::new);
         let input = Some(File::from(copy(stdin.as_fd())?));
-        let relay = Self::new(master, input, File::from(copy(stdout.as_fd())?), raw)?;
+        let output = Output::Stream(File::from(copy(stdout.as_fd())?));
+        let slave = Some(tty::open_slave(&master)?);
+        let relay = Self::new(master, input, output, slave, raw)?;
         // The window may have changed since the container took its size.
         relay.resize();
         Ok(relay)
     }
 
-    /// From `master` into a file, without input.
-    pub(crate) fn to_file(master: OwnedFd, output: File) -> Result<Self> {
-        Self::new(master, None, output, None)
+    /// From a terminal in the background into its log, without input.
+    pub(crate) fn terminal_to_log(master: OwnedFd, log: Log) -> Result<Self> {
+        let slave = Some(tty::open_slave(&master)?);
+        Self::new(master, None, Output::Log(log), slave, None)
+    }
+
+    /// From the pipe that a container in the background writes to into its log.
+    pub(crate) fn pipe_to_log(reader: OwnedFd, log: Log) -> Result<Self> {
+        Self::new(reader, None, Output::Log(log), None, None)
     }
 
     fn new(
         master: OwnedFd,
         input: Option<File>,
-        output: File,
+        output: Output,
+        slave: Option<OwnedFd>,
         raw: Option<RawMode>,
     ) -> Result<Self> {
-        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
-            .call("fcntl", || "pty master, F_SETFL, O_NONBLOCK".into())?;
-        let slave = tty::open_slave(&master)?;
+        let mode = if slave.is_some() { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+        fcntl(&master, FcntlArg::F_SETFL(mode | OFlag::O_NONBLOCK))
+            .call("fcntl", || "pty master or pipe, F_SETFL, O_NONBLOCK".into())?;
         Ok(Self {
             master: master.into(),
             input,
@@ -69,7 +87,7 @@ impl Relay {
             to_output: Vec::new(),
             master_open: true,
             _slave: slave,
-            _raw: raw,
+            raw,
         })
     }
 
@@ -78,6 +96,22 @@ impl Relay {
         if let Some(size) = tty::callers_window_size() {
             // A terminal whose other side is gone needs no size.
             let _ = tty::set_window_size(&self.master, size);
+        }
+    }
+
+    /// The caller is to have its terminal as it was, for as long as this process is stopped.
+    pub(crate) fn suspend(&self) {
+        if let Some(raw) = &self.raw {
+            raw.leave();
+        }
+    }
+
+    /// The end of [`Relay::suspend`], or of a stop that left no time for it (SIGSTOP): whoever had
+    /// the terminal meanwhile may have changed it.
+    pub(crate) fn resume(&self) {
+        if let Some(raw) = &self.raw {
+            raw.enter_again();
+            self.resize();
         }
     }
 
@@ -110,7 +144,9 @@ impl Relay {
         if master.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
             && self.to_output.is_empty()
         {
-            self.read_master();
+            // A log takes all at once, a terminal when it is ready for it.
+            let most = if matches!(self.output, Some(Output::Log(_))) { READS_FOR_LOG } else { 1 };
+            (0..most).all(|_| self.read_master());
         }
     }
 
@@ -119,11 +155,20 @@ impl Relay {
         loop {
             while !self.to_output.is_empty() {
                 self.write_output();
+                self.wait_for_output();
             }
             if !self.master_open || !self.read_master() {
                 break;
             }
         }
+    }
+
+    /// Until the output takes what is left, where somebody has made it not block.
+    fn wait_for_output(&self) {
+        let Some(output) = self.output.as_ref().filter(|_| !self.to_output.is_empty()) else {
+            return;
+        };
+        let _ = poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
     }
 
     fn read_input(&mut self) {
@@ -160,9 +205,13 @@ impl Relay {
                 false
             }
             Ok(length) => {
-                // Where nobody listens the container must not block.
-                if self.output.is_some() {
-                    self.to_output.extend(buffer.iter().take(length));
+                let bytes = buffer.iter().take(length);
+                match &mut self.output {
+                    // A file is always ready.
+                    Some(Output::Log(log)) => log.append(buffer.get(..length).unwrap_or_default()),
+                    Some(Output::Stream(_)) => self.to_output.extend(bytes),
+                    // Where nobody listens the container must not block.
+                    None => {}
                 }
                 true
             }
@@ -182,25 +231,33 @@ impl Relay {
     }
 }
 
-/// A terminal in raw mode; as it was before, once this is dropped.
-struct RawMode {
-    before: Termios,
+/// Where a container's output goes.
+enum Output {
+    /// The caller's standard output.
+    Stream(File),
+    /// The log of a container in the background.
+    Log(Log),
 }
 
-impl RawMode {
-    fn enter(terminal: BorrowedFd<'_>) -> Result<Self> {
-        let before = tcgetattr(terminal).call("tcgetattr", || "0".into())?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(terminal, SetArg::TCSANOW, &raw).call("tcsetattr", || "0, raw".into())?;
-        Ok(Self { before })
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stream(file) => file.as_fd(),
+            Self::Log(log) => log.as_fd(),
+        }
     }
 }
 
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        // A terminal that is gone needs no mode.
-        let _ = tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, &self.before);
+impl Output {
+    /// Takes some of the bytes, a log all of them.
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Stream(file) => file.write(bytes),
+            Self::Log(log) => {
+                log.append(bytes);
+                Ok(bytes.len())
+            }
+        }
     }
 }
 

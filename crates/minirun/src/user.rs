@@ -209,6 +209,14 @@ impl Accounts {
         Ok(Ids { uid, gid, additional_gids })
     }
 
+    /// The name of `uid`; `None` without one, or with one that no account should have.
+    pub fn name(&self, uid: u32) -> Option<String> {
+        let line = self.passwd.as_ref().ok().and_then(|text| find_by_id(text, 2, uid))?;
+        let name = std::str::from_utf8(field(line, 0)?).ok()?;
+        let is_plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic());
+        is_plain.then(|| name.to_owned())
+    }
+
     /// The id of a group.
     pub fn group(&self, spec: &GroupSpec) -> Result<u32, UserError> {
         match &spec.0 {

@@ -1,5 +1,7 @@
 //! Containers in the foreground: what is in them, what is not, and how they end.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 
@@ -199,7 +201,9 @@ fn a_command_that_cannot_be_run_is_told_apart() {
 fn the_host_is_the_same_before_and_after() {
     for (is_inside, code) in [(true, 0), (false, 125)] {
         let c = Container::single();
-        let outside = c.bundle.parent().unwrap().join("outside");
+        // Not below /dev, where TMPDIR may be: the container's own /dev covers the root's.
+        let elsewhere = tempfile::tempdir_in("/var/tmp").unwrap();
+        let outside = elsewhere.path().join("outside");
         std::fs::create_dir(&outside).unwrap();
         symlink(&outside, c.bundle.join("rootfs/escape")).unwrap();
         if is_inside {
@@ -268,7 +272,12 @@ fn a_container_in_a_container_sees_the_outer_proc_and_is_told_so() {
     assert!(inner.join("rootfs/bin").is_dir());
     std::fs::copy(testkit::programs::binary("minirun"), c.bundle.join("rootfs/bin/minirun"))
         .unwrap();
-    let done = c.sh("cd /inner && minirun --rootless -- sh -c 'id -u; grep -c ^processor /proc/cpuinfo >/dev/null && exit 3'");
+    let script = "cd /inner && minirun --rootless -- sh -c 'id -u; grep -c ^processor /proc/cpuinfo >/dev/null && exit 3'";
+    // The usual profile lets nothing inside make namespaces.
+    let done = c.sh(script);
+    assert_refused(&done, 125, "cannot create the container's namespaces", "seccomp filter");
+    let open = ["--rootless", "--security-opt", "seccomp=unconfined", "--", "sh", "-c", script];
+    let done = c.minirun(&open);
     done.assert_code(3).assert_stdout("0\n");
     done.assert_stderr("the kernel allows no proc of its own here");
 }
@@ -377,4 +386,65 @@ fn kernel_parameters_of_own_namespaces_are_set() {
     });
     let files = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmni";
     c.sh(files).assert_code(0).assert_stdout("81\n17\n");
+}
+
+#[test]
+fn a_failed_start_takes_back_the_mount_points_that_it_made() {
+    for c in Container::all() {
+        let rootfs = c.bundle.join("rootfs");
+        let listing = || {
+            let mut names: Vec<_> = walk(&rootfs).into_iter().collect();
+            names.sort();
+            names
+        };
+        for name in ["proc", "sys", "dev"] {
+            std::fs::remove_dir_all(rootfs.join(name)).unwrap();
+        }
+        let source = c.bundle.join("source");
+        std::fs::write(&source, "x").unwrap();
+        let before = listing();
+        let volume = format!("{}:/new/deep/file", source.display());
+        let run = |command: &str| c.minirun(&["-v", &volume, "-w", "/also/new", "--", command]);
+        run("nosuch").assert_code(127);
+        assert_eq!(listing(), before, "as {}", c.who.name());
+        // Set-up itself fails, on a path below a file.
+        let done = c.minirun(&["-v", &volume, "-w", "/bin/busybox/x", "--", "true"]);
+        done.assert_code(125);
+        assert_eq!(listing(), before, "as {}", c.who.name());
+        // What somebody else is using stays, and what was there before.
+        std::fs::create_dir_all(rootfs.join("new")).unwrap();
+        common::give(&rootfs.join("new"), &c.who);
+        let running = c.detach("while :; do sleep 0.05; done");
+        let mut second =
+            c.command(&["--name", &common::unique("second"), "-v", &volume, "--", "nosuch"]);
+        second.current_dir(&c.bundle);
+        Run::new(second).finish().assert_code(127);
+        assert!(rootfs.join("proc").is_dir(), "as {}", c.who.name());
+        drop(running);
+        run("true").assert_code(0);
+        assert!(rootfs.join("new/deep/file").is_file(), "a container that ran has been there");
+    }
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(walk(&entry.path()));
+        }
+        found.push(entry.path());
+    }
+    found
+}
+
+#[test]
+fn a_bundle_named_as_a_root_filesystem_is_told_apart() {
+    let c = Container::single();
+    let done = c.minirun(&["--rootless", c.bundle.to_str().unwrap()]);
+    let hint = format!("minirun --bundle {}", c.bundle.display());
+    assert_refused(&done, 127, "no such file or directory", &hint);
+    let mut names: Vec<_> = std::fs::read_dir(&c.bundle).unwrap().collect();
+    names.retain(|entry| entry.as_ref().is_ok_and(|e| e.file_name() != "rootfs"));
+    assert!(names.is_empty(), "{names:?}");
 }

@@ -315,6 +315,9 @@ impl Record {
             monitor: None,
             exposed_ports: exposed_ports.to_vec(),
             exit_code: None,
+            started: None,
+            finished: None,
+            transient: false,
         };
         let lock = root.lock().unwrap();
         let dir = root.create(&state, &lock).unwrap();

@@ -6,6 +6,8 @@
 //!                   registry       serves them over real HTTP or TLS, records and disturbs requests
 //!                      |
 //! user -> programs -> tree         run the real binaries as a real user, compare what they made
+//!             |
+//!            pty                   the same on a terminal
 //! ```
 //!
 //! Everything here panics when it cannot do its work: a test has no better way to say so.
@@ -21,6 +23,7 @@ pub mod layers;
 pub mod nginx;
 pub mod programs;
 pub mod proxy;
+pub mod pty;
 pub mod registry;
 pub mod shape;
 pub mod tree;

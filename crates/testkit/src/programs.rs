@@ -168,18 +168,7 @@ impl Background {
     }
 
     fn wait_end(&self, limit: Duration) -> bool {
-        let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).unwrap();
-        let deadline = Instant::now() + limit;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec::try_from(left).unwrap();
-            match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
-                Ok(0) => return false,
-                Ok(_) => return true,
-                Err(rustix::io::Errno::INTR) => (),
-                Err(e) => panic!("poll: {e}"),
-            }
-        }
+        end_within(&self.child, limit)
     }
 
     fn kill(&self) {
@@ -272,6 +261,22 @@ impl fmt::Display for Finished {
     }
 }
 
+/// Waits for the end of a child that was not reaped; whether it came in time.
+pub(crate) fn end_within(child: &Child, limit: Duration) -> bool {
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap();
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap();
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(rustix::io::Errno::INTR) => (),
+            Err(e) => panic!("poll: {e}"),
+        }
+    }
+}
+
 /// Whether a process of that id runs. A zombie does not: where PID 1 reaps nobody, as in many
 /// containers, orphans stay so for ever.
 pub fn process_runs(pid: i32) -> bool {
@@ -283,14 +288,14 @@ pub fn process_runs(pid: i32) -> bool {
 
 /// What came through a pipe so far.
 #[derive(Default)]
-struct Capture {
+pub(crate) struct Capture {
     state: Mutex<(Vec<u8>, bool)>,
     changed: Condvar,
 }
 
 impl Capture {
     /// Reads to the end on a thread.
-    fn of(mut pipe: impl Read + Send + 'static) -> Arc<Self> {
+    pub(crate) fn of(mut pipe: impl Read + Send + 'static) -> Arc<Self> {
         let capture = Arc::new(Self::default());
         let shared = Arc::clone(&capture);
         std::thread::spawn(move || {
@@ -313,12 +318,12 @@ impl Capture {
         self.state.lock().unwrap().0.clone()
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes()).into_owned()
     }
 
     /// `None` when the pipe closes, or the time is over, without the text.
-    fn wait_for(&self, text: &str, deadline: Instant) -> Option<String> {
+    pub(crate) fn wait_for(&self, text: &str, deadline: Instant) -> Option<String> {
         let has = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(text);
         let state = self.wait(deadline, |state| state.1 || has(&state.0));
         has(&state.0).then(|| String::from_utf8_lossy(&state.0).into_owned())

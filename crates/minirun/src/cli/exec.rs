@@ -2,15 +2,13 @@
 
 use clap::Args;
 
-use super::environment::environment;
-use crate::prepare::Result;
-
+use super::environment::EnvArgs;
 /// `exec`, as typed.
 #[derive(Debug, Args)]
 pub struct ExecArgs {
-    /// Set an environment variable; without a value, to the caller's
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    env: Vec<String>,
+    /// The variables to set.
+    #[command(flatten)]
+    pub env: EnvArgs,
     /// Working directory inside the container
     #[arg(short, long, visible_alias = "cwd", value_name = "DIR")]
     pub workdir: Option<String>,
@@ -29,11 +27,4 @@ pub struct ExecArgs {
     /// Command and arguments
     #[arg(trailing_var_arg = true, required = true)]
     pub command: Vec<String>,
-}
-
-impl ExecArgs {
-    /// The variables to set, as `NAME=value`.
-    pub fn environment(&self, lookup: impl Fn(&str) -> Option<String>) -> Result<Vec<String>> {
-        environment(&self.env, lookup)
-    }
 }

@@ -3,19 +3,32 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
+mod doctor;
 mod environment;
 mod exec;
 mod ids;
+mod life;
 mod limits;
+mod list;
+mod logs;
 mod mounts;
 mod network;
+mod remove;
 mod rights;
 mod run;
+mod security;
+mod stop;
 
+pub use doctor::DoctorArgs;
 pub use exec::ExecArgs;
+pub use list::{ListArgs, ListFormat};
+pub use logs::LogsArgs;
+pub use remove::RmArgs;
 pub use run::RunArgs;
+pub use security::SecurityArgs;
+pub use stop::StopArgs;
 
 const AFTER_HELP: &str = "\
 A command's name wins over a root filesystem of that name: ./list is the directory.
@@ -26,7 +39,10 @@ Exit codes:
   126    the command cannot be executed
   127    the command was not found
   128+N  the command died by signal N
-spec, list, state, kill and delete end with 0, or 1 on failure.";
+The other subcommands but exec end with 0, or 1 on failure; doctor with 1 where no container can
+run.
+
+The newest 8 MiB that a container in the background writes are kept (--log-opt max-size=SIZE).";
 
 /// Run a command in a rootless container, from a root filesystem or an OCI bundle.
 #[derive(Debug, Parser)]
@@ -36,7 +52,7 @@ spec, list, state, kill and delete end with 0, or 1 on failure.";
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     override_usage = "minirun [--rootless] [OPTIONS] [ROOTFS | --bundle DIR] [-- COMMAND...]\n       \
-                      minirun <spec|list|state|kill|delete|exec> ...",
+                      minirun <list|logs|exec|top|inspect|stop|wait|rm|init|doctor|spec|state|kill|delete> ...",
     after_help = AFTER_HELP
 )]
 pub struct Cli {
@@ -72,7 +88,7 @@ impl Cli {
     }
 }
 
-/// The subcommands, which take runc's arguments.
+/// The subcommands, which take the arguments of runc's, else of docker's.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Write the config.json that runc would
@@ -102,12 +118,37 @@ pub enum Command {
     },
     /// Run one more command in a container
     Exec(ExecArgs),
-    /// Reserved for the init as a program of its own
-    #[command(hide = true)]
+    /// Print what a container in the background has written
+    Logs(LogsArgs),
+    /// Ask containers to end, wait for it, and kill those that do not
+    Stop(StopArgs),
+    /// Wait until containers have ended and print their exit codes
+    Wait {
+        /// Ids, names, or unique starts of ids
+        #[arg(required = true, value_name = "CONTAINER")]
+        containers: Vec<String>,
+    },
+    /// Remove containers that have stopped
+    Rm(RmArgs),
+    /// Print all that is known of containers as JSON
+    Inspect {
+        /// Ids, names, or unique starts of ids
+        #[arg(required = true, value_name = "CONTAINER")]
+        containers: Vec<String>,
+    },
+    /// Show a container's processes
+    Top {
+        /// Id, name, or unique start of an id
+        container: String,
+    },
+    /// Check what containers need of this machine, and say what to do about the rest
+    Doctor(DoctorArgs),
+    /// Run a command under an init that reaps orphans: for images, see `minirun init --help`
+    #[command(disable_help_flag = true)]
     Init {
-        /// Whatever it will take.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
+        /// What its own parser takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION|COMMAND")]
+        args: Vec<OsString>,
     },
 }
 
@@ -120,29 +161,6 @@ pub struct SpecArgs {
     /// Bundle to write it in
     #[arg(short, long, value_name = "DIR", default_value = ".", hide_default_value = true)]
     pub bundle: PathBuf,
-}
-
-/// `list`, as typed.
-#[derive(Debug, Args)]
-pub struct ListArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value = "table")]
-    pub format: ListFormat,
-    /// Print ids only
-    #[arg(short, long)]
-    pub quiet: bool,
-}
-
-/// How containers are listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ListFormat {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
 }
 
 #[cfg(test)]

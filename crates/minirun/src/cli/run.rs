@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::environment::environment;
+use super::environment::EnvArgs;
 use super::ids::IdArgs;
+use super::life::LifeArgs;
 use super::limits::LimitArgs;
 use super::mounts::MountArgs;
 use super::network::{NET_VARIABLE, NetworkArgs};
 use super::rights::RightsArgs;
+use super::security::SecurityArgs;
 use crate::config::overrides::Overrides;
 use crate::prepare::{Error, Result, RunOptions, Target};
 
@@ -34,9 +36,8 @@ pub struct RunArgs {
     /// Run in the background and print the container's id
     #[arg(short, long)]
     detach: bool,
-    /// Set an environment variable; without a value, to the caller's
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    env: Vec<String>,
+    #[command(flatten)]
+    env: EnvArgs,
     /// Working directory inside the container
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
@@ -61,12 +62,13 @@ pub struct RunArgs {
     /// Accepted for habit's sake: standard input is always connected
     #[arg(short, long)]
     interactive: bool,
-    /// Accepted for habit's sake: a container in the foreground leaves nothing behind
-    #[arg(long, conflicts_with = "detach")]
-    rm: bool,
+    #[command(flatten)]
+    life: LifeArgs,
     /// Print the config.json that would run, and neither run nor write anything
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// Command in place of the image's entrypoint and default arguments; empty for none
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
@@ -90,23 +92,28 @@ impl RunArgs {
             (None, Some(path)) => Target::Bundle(dir.join(path)),
             (None, None) => Target::Here,
         };
+        let life = self.life.into_life()?;
         let overrides = Overrides {
             command: self.command,
             entrypoint: self.entrypoint,
-            env: environment(&self.env, &lookup)?,
+            env: self.env.read(&lookup)?,
             workdir: self.workdir.map(workdir).transpose()?.map(PathBuf::from),
             user: self.user.map(|text| text.parse()).transpose().map_err(Error::User)?,
             mounts: self.mounts.changes(dir).map_err(Error::Value)?,
             rights: self.rights.changes()?,
             hostname: self.hostname.map(hostname).transpose()?,
+            security: self.security.into_security(dir)?,
             read_only: self.mounts.read_only,
             ephemeral: self.mounts.ephemeral().map_err(Error::Value)?,
             limits: self.limits.limits().map_err(Error::Limit)?,
+            annotations: life.annotations,
         };
         Ok(RunOptions {
             target,
             name: self.name,
             detach: self.detach,
+            remove: life.remove,
+            log_bytes: life.log_bytes,
             dry_run: self.dry_run,
             terminal: self.tty,
             network: self.network.into_options(dir),

@@ -6,7 +6,12 @@ use std::collections::HashMap;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::Spec;
 
-const STOP_SIGNAL: &str = "org.opencontainers.image.stopSignal";
+/// The signal that asks the command to stop (image-spec, conversion.md).
+pub const STOP_SIGNAL: &str = "org.opencontainers.image.stopSignal";
+/// Whole seconds from that signal until what is left is killed; -1 for ever. No standard names one.
+pub const STOP_TIMEOUT: &str = "minirun.stopTimeout";
+/// What minirun's own annotations begin with.
+pub(crate) const OWN_PREFIX: &str = "minirun.";
 const EXPOSED_PORTS: &str = "org.opencontainers.image.exposedPorts";
 
 /// Labels that runtimes take orders from (crun's and runc's own annotations, systemd properties,
@@ -17,7 +22,7 @@ const ORDERS: [&str; 6] = [
     "org.criu.",
     "io.katacontainers.",
     "io.kubernetes.cri",
-    "minirun.",
+    OWN_PREFIX,
 ];
 
 /// The annotations of an image. Labels that are orders to a runtime are left out and noted, as

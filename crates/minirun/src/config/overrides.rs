@@ -1,5 +1,6 @@
 //! What the flags of one run change in a configuration, whoever wrote it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use ctsys::idmap::IdMaps;
@@ -10,7 +11,9 @@ use super::limits::Limits;
 use super::mounts::MountChanges;
 use super::process::{add_term, change_capabilities, set_variable, user};
 use super::rights::RightsChanges;
+use super::security::Security;
 use super::settable_gids;
+use crate::seccomp::profile::Profile;
 use crate::user::{Accounts, Ids, UserError, UserSpec};
 
 /// What was asked for, for one run.
@@ -34,6 +37,10 @@ pub struct Overrides {
     pub hostname: Option<String>,
     /// Do not let the root filesystem be written.
     pub read_only: bool,
+    /// Labels, and how the container is stopped.
+    pub annotations: BTreeMap<String, String>,
+    /// What it may do to the kernel.
+    pub security: Security,
     /// Throw all changes of the root filesystem away.
     pub ephemeral: Option<Ephemeral>,
     /// Limits and the like.
@@ -51,6 +58,8 @@ pub struct Context<'a> {
     pub maps: &'a IdMaps,
     /// Give the command a terminal of its own.
     pub terminal: bool,
+    /// The seccomp profile that is asked for by its file's name, and the kernel's version.
+    pub profile: Option<(&'a Profile, (u64, u64))>,
     /// The volumes that the image names.
     pub volumes: &'a [PathBuf],
 }
@@ -72,12 +81,19 @@ pub fn apply(
     {
         root.set_readonly(Some(true));
     }
+    if !overrides.annotations.is_empty() {
+        let added = overrides.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+        spec.annotations_mut().get_or_insert_default().extend(added);
+    }
     overrides.mounts.apply(spec, context.volumes);
     if let Some(ephemeral) = overrides.ephemeral {
         ephemeral::apply(spec, ephemeral);
     }
     overrides.limits.apply(spec);
-    overrides.rights.apply(spec, context.accounts)
+    overrides.rights.apply(spec, context.accounts)?;
+    // What of a profile is in force depends on the capabilities.
+    overrides.security.apply(spec, context.profile);
+    Ok(())
 }
 
 /// The part of [`apply`] that concerns the process.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ctsys::idmap;
 use ctsys::report::escape;
-use ctsys::state::ContainerState;
+use ctsys::state::{ContainerState, Status};
 use serde::Serialize;
 
 /// What `runc state` and `runc list --format json` say about a container, in their order.
@@ -27,25 +27,38 @@ struct RuncState<'a> {
 /// The containers as `minirun list` shows them: a table with a header line.
 pub fn list_table(containers: &[ContainerState]) -> String {
     let header = ["ID", "NAME", "PID", "STATUS", "CREATED", "BUNDLE"].map(str::to_owned);
-    let rows: Vec<[String; 6]> = std::iter::once(header)
-        .chain(containers.iter().map(|c| {
-            [
-                c.id.clone(),
-                c.name.clone(),
-                c.pid.to_string(),
-                c.status.as_str().to_owned(),
-                c.created.clone(),
-                escape(&c.bundle.to_string_lossy()).into_owned(),
-            ]
-        }))
-        .collect();
-    let mut widths = [0; 6];
-    for row in &rows {
+    let rows = containers.iter().map(|c| {
+        [
+            c.id.clone(),
+            c.name.clone(),
+            c.pid.to_string(),
+            status(c),
+            c.created.clone(),
+            escape(&c.bundle.to_string_lossy()).into_owned(),
+        ]
+    });
+    table(&std::iter::once(header).chain(rows).collect::<Vec<_>>())
+}
+
+/// The status, with the exit code of one that has ended: `?` where nobody was left to take it.
+fn status(container: &ContainerState) -> String {
+    let word = container.status.as_str();
+    match (container.status, container.exit_code) {
+        (Status::Stopped, Some(code)) => format!("{word} ({code})"),
+        (Status::Stopped, None) => format!("{word} (?)"),
+        _ => word.to_owned(),
+    }
+}
+
+/// Rows as text, in columns.
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let line = |row: &[String; 6]| {
+    let line = |row: &[String; N]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}  "));
         format!("{}\n", cells.collect::<String>().trim_end())
     };
@@ -85,6 +98,6 @@ fn owner() -> String {
 }
 
 /// These types have no form that JSON lacks, but for a path that is not UTF-8.
-fn text(json: serde_json::Result<String>) -> String {
+pub(super) fn text(json: serde_json::Result<String>) -> String {
     json.map_or_else(|_| "null\n".into(), |text| text + "\n")
 }

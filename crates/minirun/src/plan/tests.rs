@@ -21,7 +21,12 @@ fn nothing_that_cannot_be_honoured_is_passed_over() {
     use serde_json::json;
     for (pointer, key, value, want) in [
         ("", "hooks", json!({"poststop": [{"path": "/x"}]}), "hooks"),
-        ("/linux", "seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}), "linux.seccomp"),
+        (
+            "/linux",
+            "seccomp",
+            json!({"defaultAction": "SCMP_ACT_NOTIFY"}),
+            "SCMP_ACT_NOTIFY in linux.seccomp",
+        ),
         ("/linux", "mountLabel", json!("x"), "linux.mountLabel"),
         ("/process", "apparmorProfile", json!("x"), "process.apparmorProfile"),
         ("/process", "selinuxLabel", json!("x"), "process.selinuxLabel"),

@@ -6,12 +6,16 @@ use ctsys::SysError;
 use ctsys::record::RecordError;
 use ctsys::report::Explain;
 use ctsys::state::StateError;
+use nix::errno::Errno;
 
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
 use crate::config::limits::LimitError;
+use crate::config::security::SecurityError;
 use crate::config::value::BadValue;
 use crate::network::NetworkError;
+use crate::refusal;
+use crate::seccomp::profile::ProfileError;
 use crate::user::UserError;
 
 /// The result of preparing a run.
@@ -30,6 +34,15 @@ pub enum Error {
         path: PathBuf,
         /// The bundle that should have it.
         bundle: Option<PathBuf>,
+    },
+    /// It may be there, but the way to it is closed.
+    #[error("cannot get to {path:?}")]
+    Unreachable {
+        /// As asked for.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
     },
     /// There is no such bundle.
     #[error("no bundle: {path:?} is no directory")]
@@ -76,6 +89,27 @@ pub enum Error {
     /// The network, or a namespace to share.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A `--security-opt`.
+    #[error(transparent)]
+    Security(SecurityError),
+    /// A seccomp profile that cannot be read.
+    #[error("cannot read the seccomp profile {path:?}")]
+    ReadProfile {
+        /// Absolute.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// A file that is no seccomp profile.
+    #[error("cannot use the seccomp profile {path:?}")]
+    Profile {
+        /// Absolute.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ProfileError,
+    },
     /// A source on the host that is not there, or out of the caller's reach.
     #[error("cannot show {path:?} of the host")]
     Source {
@@ -94,6 +128,37 @@ pub enum Error {
     /// `-e` without a name.
     #[error("invalid environment variable {0:?}: want NAME=VALUE or NAME")]
     Variable(String),
+    /// A file of variables that cannot be read.
+    #[error("cannot read variables from {path:?}")]
+    EnvFile {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// A line of such a file that is no variable.
+    #[error("no variable in line {line} of {path:?}: {what}")]
+    EnvLine {
+        /// The file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A label without a key, or one of minirun's own.
+    #[error("invalid label {0:?}: want KEY=VALUE or KEY, and no KEY that begins with minirun.")]
+    Label(String),
+    /// No signal of that name.
+    #[error("unknown signal {0:?}")]
+    Signal(String),
+    /// No time to wait.
+    #[error("invalid stop timeout {0:?}: want seconds, or -1 for no limit")]
+    Timeout(String),
+    /// An option of logs that there is not, or no size.
+    #[error("invalid log option {0:?}: want max-size=SIZE, from 8k up, or max-size=-1")]
+    LogOption(String),
     /// A host name that the kernel refuses.
     #[error("invalid host name {0:?}: want 1 to 64 bytes")]
     Hostname(String),
@@ -141,6 +206,10 @@ impl Error {
     }
 }
 
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
 impl Explain for Error {
     fn hint(&self) -> Option<String> {
         Some(match self {
@@ -155,17 +224,27 @@ impl Explain for Error {
             Self::ForeignMaps { .. } => format!(
                 "remove {} to have it generated, or map the own id only", bundle::CONFIG_FILE
             ),
+            Self::Record(RecordError::Io { source, .. }) => refusal::step(errno_of(source)).hint(),
             Self::Record(_) | Self::Image(_) => "pull the image again with `ocipull --force`".into(),
             Self::User(error) => return error.hint(),
             Self::Value(bad) => bad.hint.clone(),
             Self::Source { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound => {
                 "make it first; minirun makes no directories outside the container".into()
             }
+            Self::Security(error) => return error.hint(),
+            Self::ReadProfile { .. } => "--security-opt seccomp=FILE takes a file on the host".into(),
+            Self::Profile { .. } => "it takes docker's form of a profile, or config.json's".into(),
             Self::Source { .. } => "the caller must be able to reach it".into(),
             Self::Limit(error) => format!("see minirun --help for {}", error.option),
             Self::Network(error) => return error.hint(),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),
+            Self::EnvFile { .. } => "--env-file takes a file with a line NAME=VALUE for each variable".into(),
+            Self::EnvLine { .. } => "a line is NAME=VALUE, or NAME for the caller's value; comments begin with #".into(),
+            Self::Label(_) => "mark the container as in: --label app=web".into(),
+            Self::Signal(_) => "want a name like TERM or a number from 1 to 64".into(),
+            Self::Timeout(_) => "for half a minute: --stop-timeout 30".into(),
+            Self::LogOption(_) => "the newest of the output is kept, as in: --log-opt max-size=10m".into(),
             Self::NoCommand => "give one after `--`, as in: minirun -- /bin/sh".into(),
             Self::Unmapped { .. } => "run as root inside with -u 0, or have subordinate ids granted in /etc/subuid and /etc/subgid and pull again".into(),
             Self::NoSubordinate { .. } => {
@@ -173,9 +252,16 @@ impl Explain for Error {
             }
             Self::Hostname(_) => "choose another with --hostname NAME".into(),
             Self::Workdir(_) => "-w takes a path inside the container, such as /srv".into(),
-            Self::Bundle(_) | Self::Json(_) | Self::CurrentDir(_)
-            | Self::Nul { .. } | Self::Subordinate(_) => return None,
-            Self::State(error) => return error.remedy(),
+            Self::Unreachable { .. } => {
+                "every directory on the way must let you in: give its name right, or the permission (chmod a+x)".into()
+            }
+            Self::Bundle(BundleError::Access { source, .. }) | Self::Subordinate(source) => {
+                refusal::step(source.errno()).hint()
+            }
+            Self::Bundle(BundleError::TooLarge { .. }) => "is it the right file? remove it to have it generated".into(),
+            Self::CurrentDir(_) => "change to a directory that is there (cd)".into(),
+            Self::Json(_) | Self::Nul { .. } => "write it with other characters".into(),
+            Self::State(error) => return refusal::of_state(error),
             Self::NotUtf8(_) => "give the directory another name".into(),
         })
     }

@@ -52,7 +52,7 @@ pub(super) fn kept(choice: &IdChoice, caller: &Caller) -> Option<(u32, u32)> {
 /// caller's id only, unless something in it belongs to a subordinate id.
 pub(super) fn usual(place: &mut Place, caller: &Caller) -> Result<IdMaps> {
     if caller.uid == 0 {
-        return Ok(IdMaps::identity());
+        return Ok(caller.own_maps());
     }
     let single = || IdMaps::single(caller.uid, caller.gid);
     let ownership = place.image.as_ref().map(|image| image.ownership);

@@ -99,7 +99,9 @@ pub(super) fn open_terminal(
     let size = tty::callers_window_size().or(process.console_size);
     let (master, slave) = open_pty(&pts, process.uid, size)?;
     let tree = clone_tree(Some(slave.as_fd()), Path::new(""), false).step(what)?;
-    let console = root.open_or_make(Path::new("/dev/console"), Kind::File).step(what)?;
+    // Where an image's own /dev has a link of that name, it is covered, not followed (CVE-2025-52565).
+    let dev = root.open_or_make(Path::new("/dev"), Kind::Directory).step(what)?;
+    let console = make_file(&dev, OsStr::new("console")).step(what)?;
     attach(&tree, &console).step(what)?;
     Ok((master, slave))
 }

@@ -8,7 +8,7 @@ mod sysctl;
 mod target;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ctsys::error::Context;
 use ctsys::mount::{Change, Propagation, attach, attr, change, clone_tree, pivot_root};
@@ -20,7 +20,7 @@ pub(crate) use dev::open_pty;
 
 use crate::handshake::{Failure, Step};
 use crate::plan::{MountSource, Plan};
-use target::{Kind, Root};
+use target::{Kind, Made, Root};
 
 /// A terminal of the container.
 #[derive(Debug)]
@@ -32,15 +32,36 @@ pub struct Terminal {
 }
 
 /// Builds the container's file tree in the caller's own mount namespace and makes it the root.
-/// `notice` is told what the user should know.
-pub fn set_up(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Terminal>, Failure> {
+/// `notice` is told what the user should know; `made`, also where it fails, what was made in the root
+/// filesystem itself because a place to mount on was missing.
+pub fn set_up(
+    plan: &Plan,
+    notice: &mut dyn FnMut(String),
+    made: &mut dyn FnMut(PathBuf),
+) -> Result<Option<Terminal>, Failure> {
     // In a namespace of a user's own the kernel has made all mounts slaves already; where it is
     // not, nothing may spread to the host.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .call("mount", || "\"/\", MS_REC|MS_SLAVE".into())
         .step(|| "cannot detach the mounts from the host's".into())?;
     let tree = attach_root(plan, notice)?;
-    let root = Root(tree.as_fd());
+    let all = Made::default();
+    let result = build(plan, &tree, Root::new(tree.as_fd(), &all), notice);
+    // What lies in a mount goes with that, as all of an overlay does.
+    let covered = |path: &PathBuf| {
+        plan.ephemeral.is_some()
+            || plan.mounts.iter().any(|m| path.starts_with(&m.target) && *path != m.target)
+    };
+    all.into_paths().into_iter().filter(|path| !covered(path)).for_each(made);
+    result
+}
+
+fn build(
+    plan: &Plan,
+    tree: &OwnedFd,
+    root: Root<'_>,
+    notice: &mut dyn FnMut(String),
+) -> Result<Option<Terminal>, Failure> {
     let dev = Path::new("/dev");
     for mount in &plan.mounts {
         // A read-only /dev is filled first.
@@ -75,9 +96,9 @@ pub fn set_up(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Term
         ..Change::default()
     };
     if last != Change::default() {
-        change(&tree, last).step(|| "cannot change the root mount".into())?;
+        change(tree, last).step(|| "cannot change the root mount".into())?;
     }
-    pivot_root(&tree).step(|| "cannot change the root".into())?;
+    pivot_root(tree).step(|| "cannot change the root".into())?;
     Ok(terminal)
 }
 

@@ -14,6 +14,11 @@ use crate::handshake::{Failure, Step};
 use crate::plan::{Mount, MountSource, Plan};
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// Filesystems that a user namespace can mount (`FS_USERNS_MOUNT` in the kernel): where one of them
+/// is refused, its type is not why.
+const MOUNTABLE: &[&str] = &[
+    "proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "overlay", "cgroup", "cgroup2", "fuse",
+];
 
 /// Makes one mount. `later` are attribute flags that must wait until the set-up is done with it.
 pub(super) fn make(
@@ -33,13 +38,14 @@ pub(super) fn make(
                 // The kernel makes no new one where the one outside has parts covered, as in a
                 // container: it would show them (mount_too_revealing in fs/namespace.c).
                 Err(error) if error.errno() == Errno::EPERM && is_nested(kind, plan) => {
+                    let numbers = if kind == "proc" { ", with its process numbers" } else { "" };
                     notice(format!(
                         "the kernel allows no {kind} of its own here (the one outside is partly \
-                         covered, as in a container): {path:?} shows the outer one"
+                         covered, as in a container): {path:?} shows the outer one{numbers}"
                     ));
                     outer(root, mount, kind)
                 }
-                Err(error) => Err(refused(error, mount, kind)),
+                Err(error) => Err(refused(error, mount, kind, plan.all_namespaces())),
             }
         }
         MountSource::Cgroup => cgroup(root, mount, plan.all_namespaces()),
@@ -83,7 +89,7 @@ fn new_filesystem(
     filesystem.mount(attrs)
 }
 
-fn refused(error: ctsys::SysError, mount: &Mount, kind: &str) -> Failure {
+fn refused(error: ctsys::SysError, mount: &Mount, kind: &str, namespaces: CloneFlags) -> Failure {
     let errno = error.errno();
     let failure = Err::<(), _>(error).step(|| shown(mount)).err();
     let failure = failure.unwrap_or_else(|| Failure::new(shown(mount)));
@@ -93,14 +99,14 @@ fn refused(error: ctsys::SysError, mount: &Mount, kind: &str) -> Failure {
         ("tmpfs", Errno::EINVAL) => {
             failure.hint("check its options; a uid= or gid= must be an id that the container has")
         }
-        ("sysfs", Errno::EPERM) => failure.hint(
+        ("sysfs", Errno::EPERM) if !namespaces.contains(CloneFlags::CLONE_NEWNET) => failure.hint(
             "a new sysfs needs a network namespace of its own: bind /sys instead (options rbind, ro)",
         ),
-        ("mqueue", Errno::EPERM) => {
+        ("mqueue", Errno::EPERM) if !namespaces.contains(CloneFlags::CLONE_NEWIPC) => {
             failure.hint("a new mqueue needs an ipc namespace of its own")
         }
         (_, Errno::ENODEV) => failure.hint("this kernel has no such filesystem: check the type"),
-        (_, Errno::EPERM) => {
+        (_, Errno::EPERM) if !MOUNTABLE.contains(&kind) => {
             failure.hint("this filesystem cannot be mounted in a user namespace: bind a mounted one")
         }
         _ => failure,

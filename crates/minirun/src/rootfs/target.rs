@@ -1,9 +1,10 @@
 //! Places in the container's root, found and made by descriptor: no path of an image or of the
 //! configuration is ever followed out of it (CVE-2021-30465, CVE-2024-45310).
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use ctsys::error::{Context, Result, SysError};
 use nix::errno::Errno;
@@ -12,7 +13,26 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
 
 /// The root of a container that is being set up.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Root<'a>(pub(super) BorrowedFd<'a>);
+pub(super) struct Root<'a> {
+    fd: BorrowedFd<'a>,
+    made: &'a Made,
+}
+
+/// What was made in a root because it was missing, in this order. Part of it may lie in mounts.
+#[derive(Debug, Default)]
+pub(super) struct Made(RefCell<Vec<PathBuf>>);
+
+impl Made {
+    /// The paths in the root, as they were asked for.
+    pub(super) fn into_paths(self) -> Vec<PathBuf> {
+        self.0.into_inner()
+    }
+
+    fn add(&self, names: &[&OsStr]) {
+        let path = Path::new("/").join(names.iter().collect::<PathBuf>());
+        self.0.borrow_mut().push(path);
+    }
+}
 
 /// What a missing place is made as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +41,12 @@ pub(super) enum Kind {
     File,
 }
 
-impl Root<'_> {
+impl<'a> Root<'a> {
+    /// The root at `fd`; `made` keeps account of what is made in it.
+    pub(super) fn new(fd: BorrowedFd<'a>, made: &'a Made) -> Self {
+        Self { fd, made }
+    }
+
     /// The file at `path` (O_PATH). Symbolic links lead where they would lead inside.
     pub(super) fn open(self, path: &Path) -> Result<OwnedFd> {
         self.resolve(path, ResolveFlag::empty())
@@ -45,7 +70,7 @@ impl Root<'_> {
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS | more;
         let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
         loop {
-            match openat2(self.0, path, how) {
+            match openat2(self.fd, path, how) {
                 // A rename somewhere on the way made the kernel unsure; it asks to be asked again.
                 Err(Errno::EAGAIN) => {}
                 other => return other.call("openat2", || format!("rootfs, {path:?}")),
@@ -67,10 +92,17 @@ impl Root<'_> {
         let (mut parent, mut made) = self.deepest(&names)?;
         while let Some(name) = names.get(made) {
             made += 1;
+            let so_far = names.get(..made).unwrap_or_default();
             if made == names.len() && kind == Kind::File {
-                return make_file(&parent, name);
+                let file = make_file(&parent, name)?;
+                self.made.add(so_far);
+                return Ok(file);
             }
-            parent = make_directory(&parent, name)?;
+            let (directory, is_new) = make_directory(&parent, name)?;
+            parent = directory;
+            if is_new {
+                self.made.add(so_far);
+            }
         }
         Ok(parent)
     }
@@ -88,19 +120,21 @@ impl Root<'_> {
     }
 }
 
-/// Makes `name` in `parent` unless it is a directory already, and opens it.
-fn make_directory(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
+/// Makes `name` in `parent` unless it is a directory already, and opens it; whether it is new.
+fn make_directory(parent: impl AsFd, name: &OsStr) -> Result<(OwnedFd, bool)> {
     // A name that cannot be resolved because a component before it is missing has no meaning.
     if name == ".." {
         return Err(SysError::new("mkdirat", "\"..\"", Errno::ENOENT));
     }
-    match mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
-        Err(Errno::EEXIST) | Ok(()) => {}
+    let is_new = match mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
+        Ok(()) => true,
+        Err(Errno::EEXIST) => false,
         Err(errno) => return Err(SysError::new("mkdirat", format!("{name:?}"), errno)),
-    }
+    };
     // A dangling symbolic link of that name is refused here.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(parent, name, flags, Mode::empty()).call("openat", || format!("{name:?}"))
+    let opened = openat(parent, name, flags, Mode::empty());
+    Ok((opened.call("openat", || format!("{name:?}"))?, is_new))
 }
 
 /// Makes the empty file `name` in `parent` unless it is there, and opens it.
