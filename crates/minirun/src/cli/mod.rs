@@ -14,6 +14,7 @@ mod limits;
 mod list;
 mod logs;
 mod mounts;
+mod network;
 mod remove;
 mod rights;
 mod run;
