@@ -54,7 +54,7 @@ fn a_command_that_is_added_is_in_the_cgroup_too_and_all_of_it_goes() {
         let record = read_json(&c.container.state_dir().join("state.json"));
         let path = record["cgroup"].as_str().unwrap();
         assert_eq!(path, format!("/sys/fs/cgroup/{}/minirun-{name}", c.cgroup));
-        assert_eq!(c.left(), format!("./minirun-{name}\n"));
+        assert_eq!(c.left(), format!("./minirun-{name}\n./minirun-{name}/container\n"));
         let done = c.minirun(&["exec", name, "cat", "/proc/self/cgroup"]);
         done.assert_code(0);
         assert!(done.stdout_text().lines().any(|line| line == "0::/"), "{done}");
@@ -78,7 +78,7 @@ fn what_a_killed_minirun_leaves_the_next_call_removes() {
         Run::program("kill", &["-9", &monitor]).finish().assert_success();
         // No minirun is asked, as that would be the next call.
         wait_until("its end", || !process_runs(init));
-        assert_eq!(c.left(), format!("./minirun-{name}\n"));
+        assert_eq!(c.left(), format!("./minirun-{name}\n./minirun-{name}/container\n"));
         c.minirun(next).assert_success();
         assert_eq!(c.left(), "", "after {next:?}");
         drop(running);

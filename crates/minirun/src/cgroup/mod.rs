@@ -6,6 +6,17 @@
 //!             ─▶ … ─▶ oom_kills ─▶ remove
 //! ```
 //!
+//! It is two levels deep, with the limits on both:
+//!
+//! ```text
+//! minirun-ID               what holds, out of the container's reach
+//! └─ container             its processes, and the root of their cgroup namespace
+//! ```
+//!
+//! The files belong to the caller, and so to the container's root. The kernel protects those of a
+//! namespace's root (mount option `nsdelegate`), but only against that very namespace: who moves to a
+//! cgroup further down and makes another namespace there may write them through a mount made before.
+//!
 //! Only cgroup v2 (the kernel's cgroup-v2.rst).
 
 mod dbus;
@@ -32,6 +43,8 @@ pub use systemd::SystemdError;
 
 /// What the container's cgroup is called, before its id.
 const PREFIX: &str = "minirun-";
+/// The lower level.
+const CONTAINER: &str = "container";
 /// How long the last processes of a cgroup may take to leave it once they are killed.
 const EMPTY_LIMIT: Duration = Duration::from_secs(10);
 /// How deep a container may have divided its cgroup for all of it to be found: `/sys/fs/cgroup` is
@@ -72,14 +85,25 @@ impl Place {
             }
             other => other.map_err(sys("make the container's cgroup"))?,
         }
-        let cgroup = resources.settings.iter().try_for_each(|setting| set(&self.0, setting));
-        let cgroup = cgroup.and_then(|()| Cgroup::open(&self.0));
+        let cgroup = fill(&self.0, resources).and_then(|()| Cgroup::open(&self.0));
         if cgroup.is_err() {
             // Nothing has run in it yet.
-            let _ = fs::remove_dir(&self.0);
+            let _ = remove_tree(&self.0, 0);
         }
         cgroup
     }
+}
+
+/// Both levels' limits. Those of the core's, of how many cgroups there may be, are the lower one's:
+/// above it they would count that one.
+fn fill(cgroup: &Path, resources: &Resources) -> Result<()> {
+    let of_controllers = resources.settings.iter().filter(|s| s.controller().is_some());
+    of_controllers.into_iter().try_for_each(|setting| set(cgroup, setting))?;
+    place::enable(cgroup, &resources.controllers())?;
+    let container = cgroup.join(CONTAINER);
+    make_directory(&container).map_err(sys("make the container's cgroup"))?;
+    // For the programs inside that look: their memory's limit, say, decides on the size of a heap.
+    resources.settings.iter().try_for_each(|setting| set(&container, setting))
 }
 
 fn set(cgroup: &Path, setting: &Setting) -> Result<()> {
@@ -108,7 +132,8 @@ pub(crate) struct Cgroup {
 
 impl Cgroup {
     fn open(path: &Path) -> Result<Self> {
-        let dir = File::open(path).call("open", || format!("{path:?}"));
+        let container = path.join(CONTAINER);
+        let dir = File::open(&container).call("open", || format!("{container:?}"));
         Ok(Self { path: path.into(), dir: dir.map_err(sys("open the container's cgroup"))?.into() })
     }
 

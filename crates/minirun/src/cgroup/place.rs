@@ -142,8 +142,19 @@ fn hand_down(parent: &Path, needed: &[&str]) -> Result<()> {
         })?;
         write(&outside.join("cgroup.procs"), "0").map_err(sys("move minirun to its cgroup"))?;
     }
-    write(&control, &new.join(" ")).map_err(sys("hand controllers down to the container's cgroup"))
+    write(&control, &new.join(" ")).map_err(sys(HAND_DOWN))
 }
+
+/// Hands `controllers` down to the cgroups in `parent`, which has them and holds no process.
+pub(super) fn enable(parent: &Path, controllers: &[&str]) -> Result<()> {
+    if controllers.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<_> = controllers.iter().map(|name| format!("+{name}")).collect();
+    write(&parent.join("cgroup.subtree_control"), &all.join(" ")).map_err(sys(HAND_DOWN))
+}
+
+const HAND_DOWN: &str = "hand controllers down to the container's cgroup";
 
 /// As people and systemd name it.
 fn inside_mount(cgroup: &Path) -> PathBuf {
