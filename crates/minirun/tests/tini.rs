@@ -1,5 +1,7 @@
 //! The init alone: `minirun init`, and by the name of tini beside Debian's.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
