@@ -118,14 +118,10 @@ impl Stack {
             return Err(SysError::last("mmap", length.to_string()));
         }
         let stack = Self { base, length };
+        let usable = base.wrapping_byte_add(GUARD_BYTES);
         // SAFETY: within the mapping that was just made, which nothing else uses.
-        let result = unsafe {
-            libc::mprotect(
-                base.byte_add(GUARD_BYTES),
-                STACK_BYTES,
-                libc::PROT_READ | libc::PROT_WRITE,
-            )
-        };
+        let result =
+            unsafe { libc::mprotect(usable, STACK_BYTES, libc::PROT_READ | libc::PROT_WRITE) };
         Errno::result(result).call("mprotect", || STACK_BYTES.to_string())?;
         Ok(stack)
     }
@@ -146,6 +142,9 @@ impl Drop for Stack {
 
 /// As fork(2), with the child born into new namespaces: returns the child in the parent and `None`
 /// in the child. For a program that goes on as a whole in the child; see [`spawn`] for the rest.
+///
+/// With `CLONE_PARENT` among the flags the child is the caller's parent's, which learns of its end as
+/// of the caller's own (clone(2)); the caller has its pidfd all the same.
 pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {
     fork_into(namespaces, None)
 }
@@ -160,12 +159,15 @@ fn fork_into(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result<O
     }
     let mut pidfd: i32 = -1;
     let flags = u64::try_from(namespaces.bits()).unwrap_or(0);
+    // A sibling's end is told as the caller's own; clone3 takes no other signal for it.
+    let is_sibling = namespaces.contains(CloneFlags::CLONE_PARENT);
+    let exit_signal = if is_sibling { 0 } else { libc::SIGCHLD };
     let args = CloneArgs {
         flags: flags
             | u64::try_from(libc::CLONE_PIDFD).unwrap_or(0)
             | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
         pidfd: (&raw mut pidfd) as u64,
-        exit_signal: u64::try_from(libc::SIGCHLD).unwrap_or(0),
+        exit_signal: u64::try_from(exit_signal).unwrap_or(0),
         cgroup: cgroup.map_or(0, |dir| u64::from(dir.as_raw_fd().cast_unsigned())),
         ..CloneArgs::default()
     };
@@ -173,12 +175,23 @@ fn fork_into(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result<O
     // stack the child runs on a copy of this very stack; there is only one thread, so the copy of
     // every lock is free or ours.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    let denied = pid == -1 && Errno::last() == Errno::ENOSYS;
+    let pid = if denied { old_clone(args.flags, &mut pidfd) } else { pid };
     match i32::try_from(pid).unwrap_or(-1) {
         0 => Ok(None),
         -1 => Err(SysError::last("clone3", shown())),
         // SAFETY: clone3 succeeded with CLONE_PIDFD, so `pidfd` is a fresh descriptor of ours.
         pid => Ok(Some(Child { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })),
     }
+}
+
+/// clone(2), for behind the seccomp filters of container engines: they cannot see what clone3 is asked
+/// for, and so let nobody have it.
+fn old_clone(flags: u64, pidfd: &mut i32) -> libc::c_long {
+    let flags = flags | u64::try_from(libc::SIGCHLD).unwrap_or(0);
+    // SAFETY: as for clone3 above; the pidfd goes where the third argument points, the same on every
+    // architecture that minirun knows, and neither TLS nor thread ids are asked for.
+    unsafe { libc::syscall(libc::SYS_clone, flags, 0_u64, &raw mut *pidfd, 0_u64, 0_u64) }
 }
 
 /// Whether this process has other threads. unshare(2) of CLONE_THREAD changes nothing in a process

@@ -21,6 +21,7 @@
 //! mount      mounts by descriptor
 //! isolate, capability, netif, tty    what a container's processes need, call by call
 //! support    what the kernel can do, asked without doing it
+//! seccomp    filtering system calls
 //! seal       a copy of the running program that nobody can change
 //! record     what ocipull leaves beside a root filesystem and minirun reads
 //! state      where a container's record lies: owner-checked directory, lock, atomic write
@@ -47,6 +48,7 @@ pub mod record;
 pub mod report;
 pub mod rootdir;
 pub mod seal;
+pub mod seccomp;
 pub mod signal;
 pub mod state;
 pub mod support;

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use ctsys::error::{Context, Result as SysResult};
 use ctsys::signal::SignalSet;
-use ctsys::{capability, isolate, signal, tty};
+use ctsys::{capability, isolate, seccomp, signal, tty};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::setrlimit;
@@ -17,6 +17,10 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
 
 use crate::handshake::{Failure, Step};
 use crate::plan::Process;
+use crate::seccomp::Filter;
+
+/// What installing a filter asks for, unless no_new_privs is set (seccomp(2)).
+const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 pub(crate) mod own_file;
 
@@ -28,11 +32,12 @@ const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 /// `exposed` says that an image must not have the file run that this process runs from.
 pub(crate) fn become_program(
     process: &Process,
+    filter: Option<&Filter>,
     terminal: Option<OwnedFd>,
     mask: &SignalSet,
     exposed: bool,
 ) -> Failure {
-    match prepare(process, terminal, mask) {
+    match prepare(process, filter, terminal, mask) {
         Ok(()) => execute(process, exposed),
         Err(failure) => failure,
     }
@@ -49,7 +54,12 @@ pub(crate) fn adjust_oom_score(process: &Process) -> Result<(), Failure> {
         .map_err(|f| f.hint("without root it can only be raised: remove it, or ask for more"))
 }
 
-fn prepare(process: &Process, terminal: Option<OwnedFd>, mask: &SignalSet) -> Result<(), Failure> {
+fn prepare(
+    process: &Process,
+    filter: Option<&Filter>,
+    terminal: Option<OwnedFd>,
+    mask: &SignalSet,
+) -> Result<(), Failure> {
     // A session of its own: no access to the terminal that started the container but by the
     // descriptors it was given, so no input can be pushed into it (TIOCSTI, CVE-2017-5226).
     setsid().call("setsid", String::new).step(|| "cannot start a session".into())?;
@@ -65,7 +75,9 @@ fn prepare(process: &Process, terminal: Option<OwnedFd>, mask: &SignalSet) -> Re
     }
     umask(Mode::from_bits_truncate(process.umask));
     let early = chdir(&process.cwd);
-    become_user(process)?;
+    // Without no_new_privs a filter asks for CAP_SYS_ADMIN: one capability more until it is there.
+    let for_filter = if filter.is_some() && !process.no_new_privileges { CAP_SYS_ADMIN } else { 0 };
+    become_user(process, for_filter)?;
     // What root may not enter, the user may (a home on a network filesystem).
     early
         .or_else(|_| chdir(&process.cwd))
@@ -80,7 +92,28 @@ fn prepare(process: &Process, terminal: Option<OwnedFd>, mask: &SignalSet) -> Re
     }
     isolate::close_on_exec_from(3).step(|| "cannot mark descriptors close-on-exec".into())?;
     signal::reset_dispositions();
-    mask.block().map(drop).step(|| "cannot restore the signal mask".into())
+    mask.block().map(drop).step(|| "cannot restore the signal mask".into())?;
+    match filter {
+        Some(filter) => install(filter, process, for_filter),
+        None => Ok(()),
+    }
+}
+
+/// The last step: what follows has to be allowed by the filter. That is execve(2), and capset(2)
+/// where a capability was kept for this.
+fn install(filter: &Filter, process: &Process, kept: u64) -> Result<(), Failure> {
+    seccomp::install(&filter.program, filter.flags)
+        .step(|| "cannot install the seccomp filter".into())
+        .map_err(|f| f.hint("run without it: --security-opt seccomp=unconfined"))?;
+    let sets = &process.capabilities;
+    if sets.effective & sets.permitted & kept == kept {
+        return Ok(());
+    }
+    capability::set(sets.effective, sets.permitted, sets.inheritable)
+        .step(|| "cannot set capabilities".into())
+        .map_err(|f| {
+            f.hint("the seccomp profile must allow capset, or process.noNewPrivileges be true")
+        })
 }
 
 fn take_terminal(terminal: &OwnedFd) -> SysResult<()> {
@@ -90,9 +123,9 @@ fn take_terminal(terminal: &OwnedFd) -> SysResult<()> {
     dup2_stderr(terminal).call("dup2", || "terminal, 2".into())
 }
 
-/// Order matters: the bounding set needs CAP_SETPCAP, the groups CAP_SETGID; only with "keep
+/// The capabilities of the process, and `more` of the caller's for a while. Order matters: the bounding set needs CAP_SETPCAP, the groups CAP_SETGID; only with "keep
 /// capabilities" does the change of user leave the permitted ones to choose from.
-fn become_user(process: &Process) -> Result<(), Failure> {
+fn become_user(process: &Process, more: u64) -> Result<(), Failure> {
     let sets = &process.capabilities;
     capability::limit_bounding(sets.bounding).step(|| "cannot limit capabilities".into())?;
     prctl::set_keepcaps(true)
@@ -111,7 +144,7 @@ fn become_user(process: &Process) -> Result<(), Failure> {
     nix::unistd::setresuid(uid, uid, uid)
         .call("setresuid", || uid.to_string())
         .step(|| format!("cannot become user {uid}"))?;
-    capability::set(sets.effective, sets.permitted, sets.inheritable)
+    capability::set(sets.effective | more, sets.permitted | more, sets.inheritable)
         .and_then(|()| capability::raise_ambient(sets.ambient))
         .step(|| "cannot set capabilities".into())
         .map_err(|f| {

@@ -40,6 +40,10 @@ use crate::rootfs::open_pty;
 use crate::terminal::Relay;
 use crate::user::{Accounts, UserError, UserSpec};
 
+/// Joined before the child is made: it is born into the process namespace, and what else it joins
+/// belongs to the user namespace.
+const JOINED_FIRST: CloneFlags = CloneFlags::CLONE_NEWUSER.union(CloneFlags::CLONE_NEWPID);
+
 /// What to run in which container.
 #[derive(Debug, Clone)]
 pub struct ExecOptions {
@@ -135,12 +139,12 @@ pub fn exec(options: &ExecOptions) -> Result<u8> {
     seal::run_from_sealed_copy().map_err(outside("seal the program's own file"))?;
     let spec = kept_config(&container)?;
     let maps = idmap::of_process(main.pid).map_err(outside("read the container's id maps"))?;
-    let kinds = Plan::new(&spec, &container.rootfs, &maps)?.namespaces;
+    let plan = Plan::new(&spec, &container.rootfs, &maps)?;
     let process = Process::new(&process_of(&spec, options, &container.rootfs, &maps)?, &maps)?;
 
     let cgroup = container.cgroup.as_deref().map(Cgroup::join).transpose()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
-    let (child, relay) = start(&process, &pidfd, kinds, cgroup.as_ref(), &mask)?;
+    let (child, relay) = start(&process, &plan, &pidfd, cgroup.as_ref(), &mask)?;
     monitor::wait_for(&child, relay).map_err(outside("wait for the command"))
 }
 
@@ -183,7 +187,7 @@ fn process_of(
         accounts: &Accounts::read(rootfs),
         maps,
         terminal: options.tty,
-        network_files: &[],
+        profile: None,
         volumes: &[],
     };
     overrides::change_process(&mut process, &overrides, &context)?;
@@ -193,8 +197,8 @@ fn process_of(
 /// The child's pidfd once the command runs, and the relay to its terminal.
 fn start(
     process: &Process,
+    plan: &Plan,
     main: &OwnedFd,
-    kinds: CloneFlags,
     cgroup: Option<&Cgroup>,
     mask: &SignalSet,
 ) -> Result<(OwnedFd, Option<Relay>)> {
@@ -205,10 +209,9 @@ fn start(
     prctl::set_dumpable(false)
         .call("prctl", || "PR_SET_DUMPABLE, 0".into())
         .map_err(outside("hide from the container"))?;
-    let first = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID;
-    ns::join(main, first).map_err(outside("join the container"))?;
+    ns::join(main, JOINED_FIRST).map_err(outside("join the container"))?;
     let child = clone::spawn_into(CloneFlags::empty(), cgroup.map(Cgroup::dir), || {
-        let failure = enter(process, main, kinds - first, &theirs, mask);
+        let failure = enter(process, plan, main, &theirs, mask);
         let code = failure.code;
         let _ = handshake::send(&theirs, &Message::Failed(failure), None);
         code
@@ -228,14 +231,14 @@ fn start(
 /// The child's part; returns only when something failed.
 fn enter(
     process: &Process,
+    plan: &Plan,
     main: &OwnedFd,
-    kinds: CloneFlags,
     socket: &OwnedFd,
     mask: &SignalSet,
 ) -> Failure {
-    match join(process, main, kinds, socket) {
+    match join(process, main, plan.all_namespaces() - JOINED_FIRST, socket) {
         // It runs from a copy that nobody can change.
-        Ok(slave) => command::become_program(process, slave, mask, false),
+        Ok(slave) => command::become_program(process, plan.seccomp.as_ref(), slave, mask, false),
         Err(failure) => failure,
     }
 }

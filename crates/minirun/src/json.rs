@@ -63,6 +63,20 @@ const KEY_ORDER: &[(&str, &[&str])] = &[
     ("uidMappings", &["containerID", "hostID", "size"]),
     ("gidMappings", &["containerID", "hostID", "size"]),
     ("namespaces", &["type", "path"]),
+    (
+        "seccomp",
+        &[
+            "defaultAction",
+            "defaultErrnoRet",
+            "architectures",
+            "flags",
+            "listenerPath",
+            "listenerMetadata",
+            "syscalls",
+        ],
+    ),
+    ("syscalls", &["names", "action", "errnoRet", "args"]),
+    ("args", &["index", "value", "valueTwo", "op"]),
     ("devices", &["allow", "type", "path", "major", "minor", "access", "fileMode", "uid", "gid"]),
 ];
 
@@ -105,6 +119,7 @@ fn write(text: &mut String, under: &str, depth: usize, value: &Value) {
             end_items(text, depth);
             text.push('}');
         }
+        Value::Array(items) if under == "names" => write_words(text, depth, items),
         Value::Array(items) if !items.is_empty() => {
             text.push('[');
             for (i, item) in items.iter().enumerate() {
@@ -116,6 +131,26 @@ fn write(text: &mut String, under: &str, depth: usize, value: &Value) {
         }
         other => text.push_str(&other.to_string()),
     }
+}
+
+/// The names of system calls, of which there are hundreds: as many on a line as fit.
+fn write_words(text: &mut String, depth: usize, items: &[Value]) {
+    const WIDTH: usize = 100;
+    text.push('[');
+    let mut column = WIDTH;
+    for (i, item) in items.iter().enumerate() {
+        let word = item.to_string();
+        if column + word.len() > WIDTH {
+            begin_item(text, i, depth + 1);
+            column = 0;
+        } else {
+            text.push_str(", ");
+        }
+        column += word.len() + 2;
+        text.push_str(&word);
+    }
+    end_items(text, depth);
+    text.push(']');
 }
 
 fn begin_item(text: &mut String, index: usize, depth: usize) {

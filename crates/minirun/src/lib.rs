@@ -6,10 +6,12 @@
 //! caller        who calls, and from where
 //! refusal       why this machine refuses something -> cause and remedy
 //! user          a user by name or number -> ids, by the root filesystem's own passwd and group
+//! seccomp       profiles -> what the kernel runs; pure
 //! config        image record + flags -> configuration; pure
 //! bundle        config.json: read, sealed as generated, written
 //! spec_file     `minirun spec`
 //! naming        what a container is called
+//! network       which namespaces and helpers a container's network takes, and its files
 //! launch        one run, fully decided
 //! prepare       flags, bundle and record -> launch
 //! cli           what was typed -> what it means
@@ -18,6 +20,7 @@
 //! rootfs        mounts by descriptor, /dev, masks, pivot_root      (inside)
 //! command       the last steps before the user's program           (inside)
 //! reap          the PID 1 loop                                     (inside)
+//! guest         the end of a container's processes where the process namespace is another's
 //! tini          that loop as a program of its own: `minirun init`
 //! init          numbered steps from birth to that loop             (inside)
 //! cgroup        limits: a delegated cgroup, found or asked of systemd          (outside)
@@ -45,19 +48,22 @@ pub mod init;
 pub mod json;
 pub mod launch;
 pub mod lifecycle;
-pub mod log;
 pub mod naming;
+pub mod network;
 pub mod plan;
 pub mod prepare;
 pub mod reap;
 pub mod rootfs;
 pub mod run;
+pub mod seccomp;
 pub mod spec;
 pub mod spec_file;
 pub mod tini;
 pub mod user;
 
 mod command;
+mod guest;
+mod log;
 mod monitor;
 mod record;
 mod refusal;

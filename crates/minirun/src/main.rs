@@ -11,9 +11,10 @@ use minirun::cli::{
     Cli, Command, DoctorArgs, ExecArgs, ListArgs, ListFormat, LogsArgs, RmArgs, RunArgs, SpecArgs,
     StopArgs,
 };
+use minirun::config::security;
 use minirun::exec::ExecOptions;
 use minirun::launch::Launch;
-use minirun::lifecycle::{Filter, LifecycleError, Stopping};
+use minirun::lifecycle::{Filter, LifecycleError, LogOptions, Stopping};
 use minirun::plan::Plan;
 use minirun::prepare::{self, EXIT_OWN_FAILURE};
 use minirun::{doctor, json, lifecycle, spec_file, tini};
@@ -95,7 +96,9 @@ fn show(launch: &Launch) -> ExitCode {
     if let Err(error) = Plan::new(&launch.spec, &launch.rootfs, &launch.maps) {
         return report(PROGRAM, &error);
     }
-    match json::to_text(&launch.spec) {
+    let mut spec = launch.spec.clone();
+    security::write_out(&mut spec);
+    match json::to_text(&spec) {
         Ok(text) => {
             print(&format!("{text}\n"));
             ExitCode::SUCCESS
@@ -127,7 +130,8 @@ fn list(args: &ListArgs) -> ExitCode {
 }
 
 fn logs(args: &LogsArgs) -> ExitCode {
-    finish(lifecycle::logs(&args.container, args.options(), std::io::stdout().lock()))
+    let options = LogOptions { follow: args.follow, tail: args.tail };
+    finish(lifecycle::logs(&args.container, options, std::io::stdout().lock()))
 }
 
 /// All are asked to stop before the first is waited for.

@@ -172,7 +172,7 @@ fn options_change_the_configuration() {
         accounts: &accounts(),
         maps: &maps,
         terminal: false,
-        network_files: &[],
+        profile: None,
         volumes: &image.volumes,
     };
     overrides::apply(&mut spec, &options.overrides, &context).unwrap();

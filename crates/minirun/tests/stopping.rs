@@ -1,6 +1,8 @@
 //! What becomes of the container's other processes when the main command ends; and that nobody
 //! looks at a clock before.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 

@@ -14,9 +14,11 @@ mod limits;
 mod list;
 mod logs;
 mod mounts;
+mod network;
 mod remove;
 mod rights;
 mod run;
+mod security;
 mod stop;
 
 pub use doctor::DoctorArgs;
@@ -25,6 +27,7 @@ pub use list::{ListArgs, ListFormat};
 pub use logs::LogsArgs;
 pub use remove::RmArgs;
 pub use run::RunArgs;
+pub use security::SecurityArgs;
 pub use stop::StopArgs;
 
 const AFTER_HELP: &str = "\

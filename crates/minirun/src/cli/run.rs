@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::environment::EnvArgs;
 use super::ids::IdArgs;
 use super::life::LifeArgs;
 use super::limits::LimitArgs;
 use super::mounts::MountArgs;
+use super::network::{NET_VARIABLE, NetworkArgs};
 use super::rights::RightsArgs;
-use crate::config::overrides::{Net, Overrides};
+use super::security::SecurityArgs;
+use crate::config::overrides::Overrides;
 use crate::prepare::{Error, Result, RunOptions, Target};
 
 /// HOST_NAME_MAX of Linux (uname(2)).
@@ -48,9 +50,8 @@ pub struct RunArgs {
     rights: RightsArgs,
     #[command(flatten)]
     ids: IdArgs,
-    /// Network: one of its own with loopback only, or the host's [default: the config's, else none]
-    #[arg(long, visible_alias = "network", value_enum)]
-    net: Option<NetArg>,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Host name inside the container [default: the name]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
@@ -66,6 +67,8 @@ pub struct RunArgs {
     /// Print the config.json that would run, and neither run nor write anything
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// Command in place of the image's entrypoint and default arguments; empty for none
     #[arg(long, value_name = "COMMAND")]
     entrypoint: Option<String>,
@@ -74,13 +77,6 @@ pub struct RunArgs {
     /// Command and arguments [default: the image's]
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
-}
-
-/// Which network, as typed.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum NetArg {
-    None,
-    Host,
 }
 
 impl RunArgs {
@@ -100,16 +96,13 @@ impl RunArgs {
         let overrides = Overrides {
             command: self.command,
             entrypoint: self.entrypoint,
-            env: self.env.read(lookup)?,
+            env: self.env.read(&lookup)?,
             workdir: self.workdir.map(workdir).transpose()?.map(PathBuf::from),
             user: self.user.map(|text| text.parse()).transpose().map_err(Error::User)?,
             mounts: self.mounts.changes(dir).map_err(Error::Value)?,
             rights: self.rights.changes()?,
-            net: self.net.map(|net| match net {
-                NetArg::None => Net::None,
-                NetArg::Host => Net::Host,
-            }),
             hostname: self.hostname.map(hostname).transpose()?,
+            security: self.security.into_security(dir)?,
             read_only: self.mounts.read_only,
             ephemeral: self.mounts.ephemeral().map_err(Error::Value)?,
             limits: self.limits.limits().map_err(Error::Limit)?,
@@ -123,6 +116,8 @@ impl RunArgs {
             log_bytes: life.log_bytes,
             dry_run: self.dry_run,
             terminal: self.tty,
+            network: self.network.into_options(dir),
+            default_net: lookup(NET_VARIABLE),
             ids: self.ids.choice().map_err(Error::Value)?,
             overrides,
         })

@@ -12,12 +12,13 @@
 //! |---|---|---|
 //! | root filesystem | writable | packages get installed, servers write their files |
 //! | capabilities | docker's fourteen, none ambient or inheritable | images are made for docker |
-//! | network | a namespace of its own, so a fresh sysfs | `--net host` shares the host's |
+//! | network | a namespace of its own, so a fresh sysfs | `--net` says how it is connected |
 //! | ids | those that the root filesystem was unpacked with | owners are right inside |
 //! | `noNewPrivileges` | false, as docker | su and sudo work; the user namespace is the boundary |
 //! | `rlimits` | none: the caller's | without root the hard limit cannot be raised anyway |
 //! | devpts `gid=5` | where the group is mapped | the kernel refuses it else |
 //! | cgroup mount | with the unified hierarchy only | version 1 has nothing to show without root |
+//! | seccomp | the usual profile | it keeps what finds a kernel's faults from what runs inside |
 //! | masked paths | docker's too | interrupts and power draw tell on other processes |
 
 pub mod annotations;
@@ -28,9 +29,11 @@ pub mod image;
 pub mod limits;
 pub mod mount_option;
 pub mod mounts;
+pub mod network;
 pub mod overrides;
 pub mod process;
 pub mod rights;
+pub mod security;
 pub mod tmpfs;
 pub mod ulimit;
 pub mod value;
@@ -45,6 +48,7 @@ use crate::caller::Caller;
 use crate::spec;
 use crate::user::{Accounts, UserError, UserSpec};
 use image::Image;
+use security::{Seccomp, Security};
 
 /// The terminal type when nobody says: docker's and runc's default.
 const DEFAULT_TERM: &str = "TERM=xterm";
@@ -84,6 +88,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<Spec, UserError> {
         .set_hostname(Some(inputs.hostname.into()))
         .set_process(Some(process::generate(inputs)?))
         .set_annotations(Some(inputs.image.map(|i| i.annotations.clone()).unwrap_or_default()));
+    Security { seccomp: Some(Seccomp::Usual), ..Security::default() }.apply(&mut spec, None);
     developer_mounts(&mut spec, inputs);
     developer_linux(&mut spec, inputs.maps);
     Ok(spec)

@@ -11,8 +11,11 @@ use nix::errno::Errno;
 use crate::bundle::{self, BundleError};
 use crate::config::image::ImageError;
 use crate::config::limits::LimitError;
+use crate::config::security::SecurityError;
 use crate::config::value::BadValue;
+use crate::network::NetworkError;
 use crate::refusal;
+use crate::seccomp::profile::ProfileError;
 use crate::user::UserError;
 
 /// The result of preparing a run.
@@ -83,6 +86,30 @@ pub enum Error {
     /// A limit.
     #[error(transparent)]
     Limit(LimitError),
+    /// The network, or a namespace to share.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A `--security-opt`.
+    #[error(transparent)]
+    Security(SecurityError),
+    /// A seccomp profile that cannot be read.
+    #[error("cannot read the seccomp profile {path:?}")]
+    ReadProfile {
+        /// Absolute.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// A file that is no seccomp profile.
+    #[error("cannot use the seccomp profile {path:?}")]
+    Profile {
+        /// Absolute.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ProfileError,
+    },
     /// A source on the host that is not there, or out of the caller's reach.
     #[error("cannot show {path:?} of the host")]
     Source {
@@ -204,8 +231,12 @@ impl Explain for Error {
             Self::Source { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound => {
                 "make it first; minirun makes no directories outside the container".into()
             }
+            Self::Security(error) => return error.hint(),
+            Self::ReadProfile { .. } => "--security-opt seccomp=FILE takes a file on the host".into(),
+            Self::Profile { .. } => "it takes docker's form of a profile, or config.json's".into(),
             Self::Source { .. } => "the caller must be able to reach it".into(),
             Self::Limit(error) => format!("see minirun --help for {}", error.option),
+            Self::Network(error) => return error.hint(),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),
             Self::EnvFile { .. } => "--env-file takes a file with a line NAME=VALUE for each variable".into(),
