@@ -52,14 +52,15 @@ fn comparable(text: &str) -> Vec<String> {
     lines
 }
 
-/// Variables of the environment.
-type Env = &'static [(&'static str, &'static str)];
+/// Arguments, and what is in the environment.
+type Case = (&'static [&'static str], &'static [(&'static str, &'static str)]);
 
-const SCRIPT: &str = "(sleep 0.1; :) & exit 0";
+/// A command that leaves a process behind.
+const BUSY: &str = "(sleep 0.1; :) & exit 0";
+/// One whose grandchild is reaped before its own end.
 const ORPHAN: &str = "setsid sh -c '(: &) ; exit' ; sleep 0.2; exit 5";
 
-/// What both are called with.
-const COMMAND_LINES: &[(&[&str], Env)] = &[
+const CASES: &[Case] = &[
     (&[], &[]),
     (&["--"], &[]),
     (&["--version"], &[]),
@@ -100,7 +101,7 @@ const COMMAND_LINES: &[(&[&str], Env)] = &[
     (&["-p", "9", "-s", "true"], &[]),
     (&["-p", "SIGPWR", "-s", "true"], &[]),
     (&["-s", "-w", "--", "sh", "-c", ORPHAN], &[]),
-    (&["-s", "--", "sh", "-c", SCRIPT], &[]),
+    (&["-s", "--", "sh", "-c", BUSY], &[]),
     (&["true"], &[("TINI_SUBREAPER", "")]),
     (&["true"], &[("TINI_VERBOSITY", "0")]),
     (&["-vvv", "true"], &[("TINI_VERBOSITY", "2")]),
@@ -112,7 +113,7 @@ const COMMAND_LINES: &[(&[&str], Env)] = &[
 #[test]
 fn by_its_name_it_says_and_does_what_debians_does() {
     let ours = binary("minirun").to_string_lossy().into_owned();
-    for (args, env) in COMMAND_LINES {
+    for (args, env) in CASES {
         for name in ["tini", "/opt/tini-static"] {
             let [theirs, mine] = [DEBIANS, &ours].map(|program| by_name(program, name, args, env));
             let what = |done: &Finished| {
