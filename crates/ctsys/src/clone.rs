@@ -121,7 +121,7 @@ impl Stack {
         // SAFETY: within the mapping that was just made, which nothing else uses.
         let result = unsafe {
             libc::mprotect(
-                base.byte_add(GUARD_BYTES),
+                base.wrapping_byte_add(GUARD_BYTES),
                 STACK_BYTES,
                 libc::PROT_READ | libc::PROT_WRITE,
             )

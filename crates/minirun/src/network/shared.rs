@@ -119,7 +119,7 @@ impl Shared {
         let owner = ns::owner(&file).map_err(foreign)?;
         let mut shared =
             Self { main: None, user: None, held: None, net: at(path), pid: None, dir: None };
-        if inode(&format!("/proc/self/fd/{}", owner.as_raw_fd()))? == inode("/proc/self/ns/user")? {
+        if inode(format!("/proc/self/fd/{}", owner.as_raw_fd()))? == inode("/proc/self/ns/user")? {
             if !nix::unistd::geteuid().is_root() {
                 let errno = nix::errno::Errno::EPERM;
                 return Err(foreign(ctsys::SysError::new("setns", format!("{path:?}"), errno)));
