@@ -118,14 +118,10 @@ impl Stack {
             return Err(SysError::last("mmap", length.to_string()));
         }
         let stack = Self { base, length };
+        let usable = base.wrapping_byte_add(GUARD_BYTES);
         // SAFETY: within the mapping that was just made, which nothing else uses.
-        let result = unsafe {
-            libc::mprotect(
-                base.wrapping_byte_add(GUARD_BYTES),
-                STACK_BYTES,
-                libc::PROT_READ | libc::PROT_WRITE,
-            )
-        };
+        let result =
+            unsafe { libc::mprotect(usable, STACK_BYTES, libc::PROT_READ | libc::PROT_WRITE) };
         Errno::result(result).call("mprotect", || STACK_BYTES.to_string())?;
         Ok(stack)
     }

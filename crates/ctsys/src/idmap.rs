@@ -17,7 +17,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result, SysError};
-use crate::{clone, fdpass, ns, wait};
+use crate::{clone, fdpass, ns, process, wait};
 
 /// passwd and subuid files are read up to this size; a line a user, so a million users fit.
 const MAX_DATABASE_BYTES: u64 = 64 << 20;
@@ -78,7 +78,7 @@ impl IdMaps {
     pub fn identity() -> Self {
         let all = || vec![IdRange { inside: 0, outside: 0, count: u32::MAX }];
         // Without a /proc to say otherwise, root is taken for the host's.
-        let mut own = of_process(std::process::id().cast_signed()).unwrap_or_else(|_| Self {
+        let mut own = read_maps("self").unwrap_or_else(|_| Self {
             uids: all(),
             gids: all(),
             writer: MapWriter::Privileged,
@@ -122,6 +122,16 @@ impl IdMaps {
     /// Installs the maps in the user namespace of the process `pid`, from outside. The process
     /// must be a child of the caller that waits meanwhile.
     pub fn install(&self, pid: i32) -> Result<()> {
+        self.install_by_number(pid).or_else(|error| {
+            // In a container that shows the /proc of the one around it, all have other numbers there.
+            match process::pidfd_open(pid).and_then(process::number_in_proc) {
+                Ok(Some(number)) if number != pid => self.install_by_number(number),
+                _ => Err(error),
+            }
+        })
+    }
+
+    fn install_by_number(&self, pid: i32) -> Result<()> {
         match &self.writer {
             MapWriter::Direct => {
                 write_proc(pid, "setgroups", "deny")?;
@@ -163,8 +173,12 @@ pub fn login_name(uid: u32) -> Result<Option<String>> {
 /// The maps of the user namespace that the process `pid` is in, as the caller sees them; the
 /// writer tells whether setgroups(2) is allowed in there.
 pub fn of_process(pid: i32) -> Result<IdMaps> {
+    read_maps(&pid.to_string())
+}
+
+fn read_maps(process: &str) -> Result<IdMaps> {
     let read = |file: &str| {
-        let path = format!("/proc/{pid}/{file}");
+        let path = format!("/proc/{process}/{file}");
         std::fs::read_to_string(&path).call("read", || path)
     };
     let denied = read("setgroups")?.trim() == "deny";

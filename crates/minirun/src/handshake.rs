@@ -20,8 +20,8 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use ctsys::error::{Context, Result, SysError};
-use ctsys::fdpass;
+use ctsys::error::{Result, SysError};
+use ctsys::{fdpass, process};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -175,13 +175,7 @@ fn malformed(call: &'static str) -> SysError {
     SysError::new(call, "a message of the set-up", Errno::EBADMSG)
 }
 
-/// The process number that a pidfd stands for, in this process's pid namespace.
+/// The number that the process of a pidfd has in /proc; -1 when it has ended already.
 pub fn pid_of(pidfd: impl AsFd) -> Result<i32> {
-    use std::os::fd::AsRawFd;
-    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
-    let text = std::fs::read_to_string(&path).call("read", || path.clone())?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
-        .ok_or(Errno::EPROTO)
-        .call("read", || path)
+    Ok(process::number_in_proc(pidfd)?.unwrap_or(-1))
 }

@@ -9,6 +9,11 @@ use oci_spec::runtime::Spec;
 
 use crate::network::Network;
 
+/// The bound of a container's log when nobody says: the state directory usually lies in memory.
+pub const DEFAULT_LOG_BYTES: u64 = 8 << 20;
+/// The smallest bound, two pages: less is no log.
+pub const MIN_LOG_BYTES: u64 = 8 << 10;
+
 /// One run of one container, fully decided: the flags are applied, the user is looked up.
 #[derive(Debug)]
 pub struct Launch {

@@ -48,7 +48,6 @@ pub mod init;
 pub mod json;
 pub mod launch;
 pub mod lifecycle;
-pub mod log;
 pub mod naming;
 pub mod network;
 pub mod plan;
@@ -64,6 +63,7 @@ pub mod user;
 
 mod command;
 mod guest;
+mod log;
 mod monitor;
 mod record;
 mod refusal;

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ctsys::SysError;
 use ctsys::clone::{self, Child};
@@ -16,7 +16,6 @@ use ctsys::report::{Explain, chain};
 use ctsys::signal::{self, SignalSet};
 use ctsys::state::{StateError, StateRoot};
 use ctsys::{fdpass, isolate, wait};
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sched::CloneFlags;
@@ -40,6 +39,7 @@ use crate::tidy;
 
 mod birth;
 mod oom;
+mod rootfs;
 mod set_up;
 
 use set_up::{Around, Course, set_up};
@@ -134,7 +134,7 @@ type Result<T> = std::result::Result<T, RunError>;
 /// Must be called before any thread is started.
 pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     let plan = Plan::new(&launch.spec, &launch.rootfs, &launch.maps)?;
-    check_rootfs(&launch.rootfs)?;
+    rootfs::check(&launch.rootfs)?;
     let joined = birth::Open::new(&plan)?;
     if !launch.network.is_shared_alive()? {
         return Err(NetworkError::Gone.into());
@@ -149,17 +149,6 @@ pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     };
     mask.block().map_err(outside("restore the signal mask"))?;
     result
-}
-
-/// Told apart from what else can fail inside, where it would be one of many mounts.
-fn check_rootfs(path: &Path) -> Result<()> {
-    match std::fs::metadata(path).call("stat", || format!("{path:?}")) {
-        Ok(meta) if meta.is_dir() => Ok(()),
-        Err(source) if !matches!(source.errno(), Errno::ENOENT | Errno::ENOTDIR) => {
-            Err(RunError::Outside { step: "get to the root filesystem", source })
-        }
-        _ => Err(RunError::NoRootfs(path.into())),
-    }
 }
 
 fn foreground(
@@ -235,7 +224,7 @@ fn start(
             {
                 tidy::remove_made(&launch.rootfs, &made);
             }
-            Err(name_bundle(error.unwrap_or(RunError::InitDied(code)), &launch.rootfs))
+            Err(rootfs::name_bundle(error.unwrap_or(RunError::InitDied(code)), &launch.rootfs))
         }
     }
 }
@@ -245,19 +234,6 @@ fn make_cgroup(place: &Place, plan: &Plan, record: &mut Record) -> Result<Option
     let Some(resources) = &plan.resources else { return Ok(None) };
     record.has_cgroup(place.path())?;
     Ok(Some(place.create(resources)?))
-}
-
-/// A bundle that was named as a root filesystem has no program where one is looked for.
-fn name_bundle(error: RunError, rootfs: &Path) -> RunError {
-    match error {
-        RunError::Inside(failure) if failure.code == 127 && rootfs.join("rootfs").is_dir() => {
-            let rootfs = rootfs.display();
-            let hint =
-                format!("there is a rootfs in {rootfs}, as in a bundle: minirun --bundle {rootfs}");
-            RunError::Inside(failure.hint(hint))
-        }
-        other => other,
-    }
 }
 
 /// Starts the monitor and waits until it says that the command runs.

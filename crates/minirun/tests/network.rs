@@ -1,6 +1,6 @@
 //! What connects a container, what its name look-up says, and what becomes of its helpers.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
 mod container;

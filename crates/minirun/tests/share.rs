@@ -1,6 +1,6 @@
 //! Containers that share another's namespaces, and namespaces that files name.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
 mod container;
