@@ -207,7 +207,7 @@ fn forbidden() -> Reason {
 /// The remedy of a failure at the state directory; `None` where it depends on what was wanted.
 pub(crate) fn of_state(error: &StateError) -> Option<String> {
     match error {
-        StateError::Sys(error) => Some(step(error.errno()).hint()),
+        StateError::Sys(cause) => error.remedy().or_else(|| Some(step(cause.errno()).hint())),
         other => other.remedy(),
     }
 }
