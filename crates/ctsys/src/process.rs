@@ -1,7 +1,7 @@
 //! Who a process is, beyond a number that the kernel gives to another one later.
 
 use std::io::Read;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,14 +37,28 @@ impl ProcessId {
     }
 
     /// A pidfd of this very process: opened first, then checked, so a number that was given to
-    /// another process in between is found out. `None` when it is gone.
+    /// another process in between is found out. `None` when it is gone, or cannot be told: where /proc
+    /// is that of another pid namespace, its numbers are not the caller's.
     pub fn open(&self) -> Result<Option<OwnedFd>> {
         let pidfd = match pidfd_open(self.pid) {
             Err(error) if error.errno() == Errno::ESRCH => return Ok(None),
             other => other?,
         };
-        Ok(if self.is_alive()? { Some(pidfd) } else { None })
+        let is_same = number_in_proc(&pidfd)?.is_none_or(|number| number == self.pid);
+        Ok(if is_same && self.is_alive()? { Some(pidfd) } else { None })
     }
+}
+
+/// The number that the process of a pidfd has in /proc, which may be that of another pid namespace
+/// than the caller's (proc_pid_fdinfo(5)); `None` where it has none, or has ended.
+pub fn number_in_proc(pidfd: impl AsFd) -> Result<Option<i32>> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&path).call("read", || path.clone())?;
+    let number = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    number
+        .ok_or(Errno::EPROTO)
+        .call("read", || path)
+        .map(|number: i32| Some(number).filter(|n| *n > 0))
 }
 
 /// pidfd_open(2), close-on-exec.

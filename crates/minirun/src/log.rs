@@ -19,6 +19,8 @@ use ctsys::SysError;
 use ctsys::error::Context;
 use nix::errno::Errno;
 
+use crate::launch::MIN_LOG_BYTES;
+
 /// The part that is being written.
 pub(crate) const LOG_FILE: &str = "log";
 /// The part before it.
@@ -27,11 +29,6 @@ pub(crate) const OLD_LOG_FILE: &str = "log.1";
 const NEW_LOG_FILE: &str = ".log.new";
 /// A second name of the part that is full, until it is the older one.
 const LOG_LINK: &str = ".log.old";
-
-/// The bound when nobody says: the state directory usually lies in memory.
-pub const DEFAULT_LOG_BYTES: u64 = 8 << 20;
-/// The smallest bound, two pages: less is no log.
-pub const MIN_LOG_BYTES: u64 = 8 << 10;
 
 /// A container's log, as its monitor holds it.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use minirun::cli::{
 use minirun::config::security;
 use minirun::exec::ExecOptions;
 use minirun::launch::Launch;
-use minirun::lifecycle::{Filter, LifecycleError, Stopping};
+use minirun::lifecycle::{Filter, LifecycleError, LogOptions, Stopping};
 use minirun::plan::Plan;
 use minirun::prepare::{self, EXIT_OWN_FAILURE};
 use minirun::{doctor, json, lifecycle, spec_file, tini};
@@ -130,7 +130,8 @@ fn list(args: &ListArgs) -> ExitCode {
 }
 
 fn logs(args: &LogsArgs) -> ExitCode {
-    finish(lifecycle::logs(&args.container, args.options(), std::io::stdout().lock()))
+    let options = LogOptions { follow: args.follow, tail: args.tail };
+    finish(lifecycle::logs(&args.container, options, std::io::stdout().lock()))
 }
 
 /// All are asked to stop before the first is waited for.

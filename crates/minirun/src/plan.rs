@@ -3,6 +3,7 @@
 //! Whatever this launcher cannot do is an error here; nothing in a configuration is passed over.
 
 mod mount;
+mod namespaces;
 mod process;
 mod resources;
 mod stop;
@@ -13,12 +14,13 @@ use ctsys::idmap::{IdMaps, IdRange};
 use ctsys::mount::Propagation;
 use ctsys::report::Explain;
 use nix::sched::CloneFlags;
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Spec};
 
 use crate::config::ephemeral::{self, Ephemeral};
 use crate::seccomp::{self, Filter, SeccompError, usual};
 
 pub use mount::{Mount, MountSource};
+pub use namespaces::Joined;
 pub use process::{CapabilitySets, Process, Rlimit};
 pub use resources::{IfAbsent, Resources, Setting};
 pub use stop::Stop;
@@ -26,8 +28,10 @@ pub use stop::Stop;
 /// How a container is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The namespaces to create; user, pid and mount are always among them.
+    /// The namespaces to create; mount is always among them.
     pub namespaces: CloneFlags,
+    /// Those to join; user and pid are here or there.
+    pub joined: Vec<Joined>,
     /// Whether 0 is mapped for users and groups, so that the set-up can run as the container's
     /// root.
     pub maps_root: bool,
@@ -154,11 +158,12 @@ impl Plan {
     pub fn new(spec: &Spec, rootfs: &Path, maps: &IdMaps) -> Result<Self> {
         let linux = spec.linux().as_ref().ok_or(PlanError::Missing("linux"))?;
         refuse_unsupported(spec, linux)?;
-        let namespaces = namespaces(linux)?;
+        let (namespaces, joined) = namespaces::of(linux)?;
+        let all = namespaces::with_joined(namespaces, &joined);
         let process = spec.process().as_ref().ok_or(PlanError::Missing("process"))?;
         let process = Process::new(process, maps)?;
         let uts = |name: &Option<String>, field| match name.as_deref() {
-            Some(name) if !name.is_empty() && !namespaces.contains(CloneFlags::CLONE_NEWUTS) => {
+            Some(name) if !name.is_empty() && !all.contains(CloneFlags::CLONE_NEWUTS) => {
                 Err(invalid(field, name, "a uts namespace with it"))
             }
             Some(name) if !name.is_empty() => Ok(Some(name.to_owned())),
@@ -166,6 +171,7 @@ impl Plan {
         };
         Ok(Self {
             namespaces,
+            joined,
             maps_root: maps_id(&maps.uids, 0) && maps_id(&maps.gids, 0),
             rootfs: rootfs.to_owned(),
             ephemeral: ephemeral::of(spec)
@@ -176,7 +182,7 @@ impl Plan {
             devices: linux.devices().iter().flatten().map(device).collect::<Result<_>>()?,
             masked_paths: paths(linux.masked_paths().as_deref(), "linux.maskedPaths")?,
             readonly_paths: paths(linux.readonly_paths().as_deref(), "linux.readonlyPaths")?,
-            sysctls: sysctls(linux, namespaces)?,
+            sysctls: sysctls(linux, all)?,
             resources: linux.resources().as_ref().map_or(Ok(None), Resources::new)?,
             hostname: uts(spec.hostname(), "hostname")?,
             domainname: uts(spec.domainname(), "domainname")?,
@@ -194,6 +200,16 @@ impl Plan {
             Some(_) => self.namespaces - CloneFlags::CLONE_NEWCGROUP,
             None => self.namespaces,
         }
+    }
+
+    /// All namespaces that the container has apart from the host's, new or joined.
+    pub fn all_namespaces(&self) -> CloneFlags {
+        namespaces::with_joined(self.namespaces, &self.joined)
+    }
+
+    /// Whether it joins a namespace of this kind.
+    pub fn joins(&self, kind: CloneFlags) -> bool {
+        self.joined.iter().any(|joined| joined.kind == kind)
     }
 }
 
@@ -230,42 +246,6 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
         Some((_, field)) => Err(PlanError::Unsupported((*field).to_owned())),
         None => Ok(()),
     }
-}
-
-fn namespaces(linux: &Linux) -> Result<CloneFlags> {
-    let mut flags = CloneFlags::empty();
-    for namespace in linux.namespaces().iter().flatten() {
-        let kind = namespace.typ();
-        if namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
-            return Err(PlanError::Unsupported(format!("an existing {kind} namespace")));
-        }
-        let flag = match kind {
-            LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
-            LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
-            LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
-            LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
-            LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
-            LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
-            LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
-            LinuxNamespaceType::Time => {
-                return Err(PlanError::Unsupported("a time namespace".into()));
-            }
-        };
-        if flags.contains(flag) {
-            return Err(invalid("linux.namespaces", &kind.to_string(), "each type once"));
-        }
-        flags |= flag;
-    }
-    if !flags.contains(CloneFlags::CLONE_NEWUSER) {
-        return Err(PlanError::NoUserNamespace);
-    }
-    if !flags.contains(CloneFlags::CLONE_NEWPID) {
-        return Err(PlanError::Missing("a pid namespace in linux.namespaces"));
-    }
-    if !flags.contains(CloneFlags::CLONE_NEWNS) {
-        return Err(PlanError::Missing("a mount namespace in linux.namespaces"));
-    }
-    Ok(flags)
 }
 
 fn seccomp(spec: &Spec, linux: &Linux, bounding: u64) -> Result<Option<Filter>> {

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ctsys::error::Context;
 use ctsys::process::ProcessId;
@@ -38,9 +38,7 @@ impl Record {
         let lock = root.lock()?;
         match root.load(&launch.id) {
             Ok(other) => {
-                if other.is_abandoned()? {
-                    sweep::await_end(&other)?;
-                }
+                sweep::await_end(&other, sweep::KILL_LIMIT)?;
                 if other.live_status()? != Status::Stopped {
                     return Err(StateError::Exists(launch.name.clone()));
                 }
@@ -79,7 +77,7 @@ impl Record {
     pub(crate) fn sweep_others(&self) {
         if self.root.had_containers() {
             // Whoever is asked about containers says what is wrong with them.
-            let _ = sweep::clean(&self.root, sweep::MOST_AT_A_START);
+            let _ = sweep::clean(&self.root, sweep::MOST_AT_A_START, Duration::ZERO);
         }
     }
 
@@ -149,8 +147,10 @@ impl Record {
         self.state.status = Status::Stopped;
         self.state.pid = 0;
         self.state.exit_code = Some(code.into());
-        sweep::remove_cgroup(&self.state)?;
-        self.state.cgroup = None;
+        // One that stays is removed with the record.
+        if sweep::remove_cgroup(&self.state).is_ok() {
+            self.state.cgroup = None;
+        }
         self.state.finished = Some(timestamp(SystemTime::now()));
         match self.root.update(&self.state, &lock) {
             // How it ended is worth more than what it wrote long ago.
@@ -219,7 +219,6 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn times_are_rfc_3339() {

@@ -1,11 +1,13 @@
 //! Why this machine refuses what a container needs, and what removes that: read off the switches
 //! that do it. Looked at only once something failed, and by `doctor`.
 
-use ctsys::SysError;
 use ctsys::state::StateError;
+use ctsys::{SysError, capability};
 use nix::errno::Errno;
 use nix::sys::prctl;
 
+/// `CAP_SETFCAP`.
+const SETFCAP: u64 = 1 << 31;
 /// The kinds of namespaces, as user.max_*_namespaces (namespaces(7)) names them.
 const LIMITED: [&str; 7] = ["user", "net", "mnt", "pid", "ipc", "uts", "cgroup"];
 /// Switches and a process's status are some lines of text; what is longer is none of them.
@@ -128,8 +130,14 @@ pub(crate) fn maps(by_helpers: bool, error: &SysError) -> Reason {
             "see which it is: minirun doctor",
         );
     }
+    let is_root = nix::unistd::geteuid().is_root();
+    let lacks_setfcap = || capability::effective().is_ok_and(|set| set & SETFCAP == 0);
     match (error.errno(), apparmor()) {
         (Errno::EPERM | Errno::EACCES, Some(reason)) => reason,
+        (Errno::EPERM, _) if is_root && lacks_setfcap() => Reason::new(
+            "root may map user 0 only with the capability setfcap (user_namespaces(7)), which this container's root has not got",
+            "give it that (--cap-add setfcap), or run minirun as another user in it",
+        ),
         (Errno::ENOENT, _) => {
             Reason::new("/proc is needed here", "mount it: sudo mount -t proc proc /proc")
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ctsys::error::Context;
 use ctsys::process::ProcessId;
-use ctsys::state::{ContainerState, StateError, StateLock, StateRoot};
+use ctsys::state::{ContainerState, StateError, StateLock, StateRoot, Status};
 use ctsys::{SysError, signal};
 use nix::errno::Errno;
 use nix::libc;
@@ -24,33 +24,51 @@ pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// the more there are. To list or remove containers looks at all.
 pub(crate) const MOST_AT_A_START: usize = 64;
 
-/// Removes what killed miniruns have left in the state directory, looking at `most` containers:
-/// directories without a record, and records that were to go with their container. One of a
-/// container in the background stays, and its log: it has stopped, nobody knows how.
-pub(crate) fn clean(root: &StateRoot, most: usize) -> Result<(), StateError> {
+/// Cleans up what killed miniruns have left in the state directory, looking at `most` containers:
+/// directories without a record and records that were to go with their container are removed. One of
+/// a container in the background stays, and its log: it has stopped, nobody knows how. What is still
+/// ending gets `patience` for it, and is left to the next one.
+pub(crate) fn clean(root: &StateRoot, most: usize, patience: Duration) -> Result<(), StateError> {
     for id in root.ids()?.into_iter().take(most) {
         if is_remnant(root, &id)? {
-            clean_one(root, &id)?;
+            clean_one(root, &id, patience)?;
         }
     }
     Ok(())
 }
 
 /// As [`clean`], of one that was left over at a first look.
-pub(crate) fn clean_one(root: &StateRoot, id: &str) -> Result<(), StateError> {
+pub(crate) fn clean_one(root: &StateRoot, id: &str, patience: Duration) -> Result<(), StateError> {
+    if let Ok(state) = root.load(id)
+        && !await_end(&state, patience)?
+    {
+        return Ok(());
+    }
     let lock = root.lock()?;
     // It may have been a creation or removal on its way, or be gone.
     if !is_remnant(root, id)? {
         return Ok(());
     }
-    let removed = match root.load(id) {
-        Ok(state) => forget(root, &state, &lock),
+    let cleaned = match root.load(id) {
+        Ok(state) if state.transient => forget(root, &state, &lock),
+        Ok(state) => mark_stopped(root, state, &lock),
         Err(_) => root.remove(id, &lock),
     };
-    match removed {
+    match cleaned {
         Err(StateError::NotFound(_)) => Ok(()),
         other => other,
     }
+}
+
+fn mark_stopped(
+    root: &StateRoot,
+    mut state: ContainerState,
+    lock: &StateLock,
+) -> Result<(), StateError> {
+    remove_cgroup(&state)?;
+    state.cgroup = None;
+    (state.status, state.pid) = (Status::Stopped, 0);
+    root.update(&state, lock)
 }
 
 /// Removes a stopped container's record, and its cgroup first: without the record nobody would know
@@ -72,29 +90,27 @@ pub(crate) fn remove_cgroup(state: &ContainerState) -> Result<(), StateError> {
 /// A damaged record is none: who asks for it hears of it.
 fn is_remnant(root: &StateRoot, id: &str) -> Result<bool, StateError> {
     match root.load(id) {
-        Ok(state) => is_left_over(&state),
+        Ok(state) => state.is_abandoned(),
         Err(StateError::NotFound(_)) => Ok(true),
         Err(StateError::Damaged { .. }) => Ok(false),
         Err(other) => Err(other),
     }
 }
 
-/// Whether a record should have gone with its container, and nobody is left to see to it.
-pub(crate) fn is_left_over(state: &ContainerState) -> Result<bool, StateError> {
-    Ok(state.transient && state.is_abandoned()?)
-}
-
-/// Waits until an abandoned container's processes are gone: their end has begun with that of the
-/// process outside. One that does not end is left to itself.
-pub(crate) fn await_end(state: &ContainerState) -> Result<(), StateError> {
+/// Whether an abandoned container's processes are gone, or go within `patience`: their end has begun
+/// with that of the process outside. Others are not waited for.
+pub(crate) fn await_end(state: &ContainerState, patience: Duration) -> Result<bool, StateError> {
+    if !state.is_abandoned()? {
+        return Ok(true);
+    }
     let Some(init) = state.init.as_ref().map(ProcessId::open).transpose()?.flatten() else {
-        return Ok(());
+        return Ok(true);
     };
     match signal::send(&init, libc::SIGKILL) {
-        Err(error) if error.errno() == Errno::ESRCH => return Ok(()),
+        Err(error) if error.errno() == Errno::ESRCH => return Ok(true),
         other => other?,
     }
-    ended_by(&init, Some(Instant::now() + KILL_LIMIT)).map(drop).map_err(StateError::from)
+    Ok(ended_by(&init, Some(Instant::now() + patience))?)
 }
 
 /// Waits for a process's end, at most until `deadline`; whether it came.

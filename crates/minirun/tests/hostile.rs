@@ -224,6 +224,7 @@ fn no_capability_is_inherited() {
         let mut command = Command::new("setpriv");
         command.args(["--inh-caps=+chown,+dac_override,+sys_admin", "--"]);
         command.arg(inner.get_program()).args(inner.get_args()).current_dir(&c.bundle);
+        command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
         Run::new(command).finish()
     };
     with_all(&["--rootless", "--", "sh", "-c", caps]).assert_code(0).assert_stdout(none);

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use ctsys::SysError;
 use ctsys::report::Explain;
 use nix::errno::Errno;
+use nix::sys::statvfs::{FsFlags, statvfs};
 
+use super::place::MOUNT;
 use super::systemd::SystemdError;
+use crate::refusal;
 
 /// Why a container got no cgroup; implements `Explain` (125).
 #[derive(Debug, thiserror::Error)]
@@ -78,13 +81,13 @@ impl Explain for CgroupError {
                 Errno::EINVAL | Errno::ERANGE | Errno::ENODEV => {
                     "the kernel takes no such value here: see its cgroup-v2 documentation".into()
                 }
-                _ => return None,
+                errno => refusal::step(errno).hint(),
             },
             Self::InUse(_) => "is another container of that name running? choose another --name".into(),
             Self::Sys { source, .. } if source.errno() == Errno::EROFS => {
-                "/sys/fs/cgroup is read-only, as in other containers: run minirun outside, or without limits".into()
+                READ_ONLY.into()
             }
-            Self::Sys { .. } => return None,
+            Self::Sys { source, .. } => refusal::step(source.errno()).hint(),
         })
     }
 
@@ -95,6 +98,9 @@ impl Explain for CgroupError {
 
 /// Where systemd runs the machine it is the one to ask; elsewhere an administrator.
 fn not_delegated_hint(cause: &SystemdError) -> String {
+    if statvfs(MOUNT).is_ok_and(|fs| fs.flags().contains(FsFlags::ST_RDONLY)) {
+        return READ_ONLY.into();
+    }
     if !has_systemd() {
         return "as root, make a cgroup for this user: mkdir /sys/fs/cgroup/USER, chown it with its cgroup.procs and cgroup.subtree_control, and start minirun in it".into();
     }
@@ -113,6 +119,9 @@ fn controllers_hint(missing: &str) -> String {
     }
     "as root: mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' >/etc/systemd/system/user@.service.d/delegate.conf && systemctl daemon-reload; then log in again".into()
 }
+
+const READ_ONLY: &str =
+    "/sys/fs/cgroup is read-only, as in other containers: run minirun outside, or without limits";
 
 /// The controllers that systemd knows (systemd.resource-control(5)) and that users may have.
 const SYSTEMD_DELEGATES: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];

@@ -40,6 +40,12 @@ const MAX_DEPTH: usize = 32;
 
 type Result<T> = std::result::Result<T, CgroupError>;
 
+/// Finds out whether containers could be limited by these controllers: where their cgroups would be.
+/// The calling process may be moved to a scope of systemd's that ends with it.
+pub(crate) fn look(controllers: &[&str]) -> Result<PathBuf> {
+    place::look("doctor", controllers)
+}
+
 /// Where a container's cgroup is to be.
 #[derive(Debug)]
 pub(crate) struct Place(PathBuf);

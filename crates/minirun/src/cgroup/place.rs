@@ -37,6 +37,20 @@ type Result<T> = std::result::Result<T, CgroupError>;
 /// are handed down, the caller is out of the way. May move the calling process.
 pub(super) fn find(id: &str, resources: &Resources) -> Result<PathBuf> {
     let needed = resources.controllers();
+    let parent = choose(id, &needed)?;
+    hand_down(&parent, &needed)?;
+    Ok(parent)
+}
+
+/// As [`find`], but nothing is handed down: for a process that only wants to know. It may be moved
+/// to a new scope, which ends with it.
+pub(super) fn look(id: &str, needed: &[&str]) -> Result<PathBuf> {
+    let parent = choose(id, needed)?;
+    require(&parent, needed)?;
+    Ok(inside_mount(&parent))
+}
+
+fn choose(id: &str, needed: &[&str]) -> Result<PathBuf> {
     let limits = || if needed.is_empty() { "the cgroup".into() } else { needed.join(", ") };
     if statfs(MOUNT).map(|fs| fs.filesystem_type()) != Ok(CGROUP2_SUPER_MAGIC) {
         let hybrid = Path::new(MOUNT).join("unified").is_dir();
@@ -45,7 +59,6 @@ pub(super) fn find(id: &str, resources: &Resources) -> Result<PathBuf> {
     let own = own_cgroup()?;
     let delegated = is_delegated(&own);
     if delegated && (needed.is_empty() || is_alone(&own)?) {
-        hand_down(&own, &needed)?;
         return Ok(own);
     }
     systemd::enter_new_scope(id).map_err(|source| CgroupError::NotDelegated {
@@ -54,9 +67,7 @@ pub(super) fn find(id: &str, resources: &Resources) -> Result<PathBuf> {
         occupied: delegated,
         source,
     })?;
-    let scope = own_cgroup()?;
-    hand_down(&scope, &needed)?;
-    Ok(scope)
+    own_cgroup()
 }
 
 /// The caller's own cgroup, below [`MOUNT`].
@@ -96,9 +107,13 @@ fn is_root(cgroup: &Path) -> bool {
     !cgroup.join("cgroup.type").exists()
 }
 
-fn hand_down(parent: &Path, needed: &[&str]) -> Result<()> {
+fn lacks(list: &str, name: &str) -> bool {
+    !list.split_whitespace().any(|other| other == name)
+}
+
+/// Fails unless `parent` has these controllers to hand down.
+fn require(parent: &Path, needed: &[&str]) -> Result<()> {
     let available = read(&parent.join("cgroup.controllers"))?;
-    let lacks = |list: &str, name: &str| !list.split_whitespace().any(|other| other == name);
     let missing: Vec<_> = needed.iter().copied().filter(|name| lacks(&available, name)).collect();
     if !missing.is_empty() {
         return Err(CgroupError::Controllers {
@@ -107,6 +122,11 @@ fn hand_down(parent: &Path, needed: &[&str]) -> Result<()> {
             cgroup: inside_mount(parent),
         });
     }
+    Ok(())
+}
+
+fn hand_down(parent: &Path, needed: &[&str]) -> Result<()> {
+    require(parent, needed)?;
     let control = parent.join("cgroup.subtree_control");
     let enabled = read(&control)?;
     let new = needed.iter().filter(|name| lacks(&enabled, name));

@@ -30,9 +30,11 @@ const BUS: Callee<'static> = Callee {
 const JOB_REMOVED: &str = "type='signal',sender='org.freedesktop.systemd1',\
     interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
 
-/// What a bus says of a name that nobody on it has.
+/// What a bus says of a name that nobody on it has, and of one whose program does not start:
+/// systemd's is /bin/false, and stands for waiting until the manager has come to a bus that it has
+/// just started.
 const NOBODY: [&str; 2] =
-    ["org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner"];
+    ["org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.Spawn.ChildExited"];
 
 /// Why systemd gave no cgroup.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use ctsys::signal;
 
 use super::stop;
 use crate::config::annotations;
-use crate::log::{DEFAULT_LOG_BYTES, MIN_LOG_BYTES};
+use crate::launch::{DEFAULT_LOG_BYTES, MIN_LOG_BYTES};
 use crate::prepare::{Error, Result};
 
 /// The options of a container's life, as typed.

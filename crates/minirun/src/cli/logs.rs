@@ -2,33 +2,24 @@
 
 use clap::Args;
 
-use crate::lifecycle::LogOptions;
-
 /// `logs`, as typed.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     /// Go on until the container ends
     #[arg(short, long)]
-    follow: bool,
+    pub follow: bool,
     /// Only the last lines; all of them with `all` or a negative number
     #[arg(short = 'n', long, value_name = "LINES", default_value = "all", hide_default_value = true,
           allow_negative_numbers = true, value_parser = tail)]
-    tail: Tail,
+    pub tail: Lines,
     /// Id, name, or unique start of an id
     pub container: String,
 }
 
-/// `None` is all.
-type Tail = Option<u64>;
+/// How many lines; `None` is all.
+type Lines = Option<u64>;
 
-impl LogsArgs {
-    /// What was typed, as it is meant.
-    pub fn options(&self) -> LogOptions {
-        LogOptions { follow: self.follow, tail: self.tail }
-    }
-}
-
-fn tail(text: &str) -> Result<Tail, String> {
+fn tail(text: &str) -> Result<Lines, String> {
     if text == "all" {
         return Ok(None);
     }

@@ -47,9 +47,6 @@ impl CapabilityChanges {
     /// allows no ambient one. Any program gets those anyway, so a file with inheritable ones gains
     /// nothing that was not asked for (unlike in CVE-2022-29162).
     pub(super) fn apply(&self, sets: &mut LinuxCapabilities, uid: u32) {
-        if self.add.is_empty() && self.drop.is_empty() {
-            return;
-        }
         let gained = self.gained();
         let reduced = |set: &Option<Capabilities>| self.reduced(set.clone().unwrap_or_default());
         let changed = |set: &Option<Capabilities>| Some(&reduced(set) | &gained);

@@ -31,7 +31,9 @@ impl RightsChanges {
     pub(super) fn apply(&self, spec: &mut Spec, accounts: &Accounts) -> Result<(), UserError> {
         if let Some(process) = spec.process_mut() {
             let uid = process.user().uid();
-            if let Some(mut sets) = process.capabilities().clone() {
+            if self.capabilities != CapabilityChanges::default()
+                && let Some(mut sets) = process.capabilities().clone()
+            {
                 self.capabilities.apply(&mut sets, uid);
                 process.set_capabilities(Some(sets));
             }

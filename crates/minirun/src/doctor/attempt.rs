@@ -37,8 +37,17 @@ pub(super) fn with_namespaces(
     maps: &IdMaps,
     body: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(), Refusal> {
+    run(kinds | CloneFlags::CLONE_NEWUSER, Some(maps), body)
+}
+
+/// Runs `body` in a child in new namespaces, once its ids are mapped if they are to be.
+pub(super) fn run(
+    kinds: CloneFlags,
+    maps: Option<&IdMaps>,
+    body: impl FnOnce() -> Result<(), Failure>,
+) -> Result<(), Refusal> {
     let (ours, theirs) = fdpass::pair().map_err(Refusal::Outside)?;
-    let child = clone::spawn(kinds | CloneFlags::CLONE_NEWUSER, || {
+    let child = clone::spawn(kinds, || {
         // Its copy of the outside's end would keep it from seeing that close.
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let keep = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), theirs.as_fd()];
@@ -60,7 +69,7 @@ pub(super) fn with_namespaces(
     })
     .map_err(Refusal::Namespaces)?;
     drop(theirs);
-    let mapped = maps.install(child.pid).map_err(Refusal::Maps);
+    let mapped = maps.map_or(Ok(()), |maps| maps.install(child.pid)).map_err(Refusal::Maps);
     let talked = mapped.and_then(|()| {
         handshake::send_mapped(&ours).map_err(Refusal::Outside)?;
         handshake::receive(&ours).map_err(Refusal::Outside)

@@ -7,6 +7,7 @@ use ctsys::SysError;
 use ctsys::record::RecordError;
 use ctsys::report::Explain;
 use ctsys::state::{StateError, Status};
+use nix::errno::Errno;
 
 use crate::refusal;
 
@@ -112,7 +113,10 @@ impl Explain for LifecycleError {
             Self::Damaged { .. } => Some("start the container anew".into()),
             Self::Record(_) => Some("pull the image again with `ocipull --force`".into()),
             Self::Sys { source, .. } => Some(refusal::step(source.errno()).hint()),
-            Self::Io { .. } => None,
+            Self::Io { source, .. } => {
+                let errno = source.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+                Some(refusal::step(errno).hint())
+            }
         }
     }
 }

@@ -32,6 +32,8 @@ struct Inspected {
     started: Option<String>,
     finished: Option<String>,
     exit_code: Option<i32>,
+    /// The kernel killed a process of it because memory was short.
+    oom_killed: bool,
     /// Why there is no exit code though the container has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
@@ -85,6 +87,7 @@ fn one(state: ContainerState) -> Result<Inspected> {
         started: state.started,
         finished: state.finished,
         exit_code: state.exit_code,
+        oom_killed: state.oom_killed,
         error: has_ended_unseen.then_some("exit code unknown: the minirun outside was killed"),
         auto_remove: state.transient,
         bundle: state.bundle,

@@ -44,17 +44,18 @@ type Result<T> = std::result::Result<T, LifecycleError>;
 /// left is removed.
 pub fn list() -> Result<Vec<ContainerState>> {
     let Some(root) = StateRoot::find_default()? else { return Ok(Vec::new()) };
-    sweep::clean(&root, usize::MAX)?;
+    // What cannot be cleaned up, as on a full disk, is listed all the same.
+    let _ = sweep::clean(&root, usize::MAX, sweep::KILL_LIMIT);
     root.list()?.into_iter().map(|state| Ok(live(state)?)).collect()
 }
 
 /// The container that an id, a name or a unique start of an id means, with its live status.
 pub fn find(name: &str) -> Result<ContainerState> {
     let root = root_with(name)?;
-    let state = root.find(name)?;
-    if sweep::is_left_over(&state)? {
-        sweep::clean_one(&root, &state.id)?;
-        return Err(StateError::NotFound(name.into()).into());
+    let mut state = root.find(name)?;
+    if state.is_abandoned()? {
+        let _ = sweep::clean_one(&root, &state.id, sweep::KILL_LIMIT);
+        state = root.find(name)?;
     }
     Ok(live(state)?)
 }

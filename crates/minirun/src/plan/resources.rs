@@ -193,8 +193,10 @@ fn memory_settings(memory: &LinuxMemory) -> Result<Vec<Setting>> {
         }
     }
     if let Some(swap) = swap_alone(limit, memory.swap().unwrap_or(0))? {
-        // A kernel without swap has nothing to limit.
-        let if_absent = if swap <= 0 { IfAbsent::Skip } else { IfAbsent::Fail };
+        // A kernel that does not count swap: none or any amount is as good as it gets, and as much
+        // again as there is memory is what engines write when nobody asked for anything.
+        let unasked = swap <= 0 || swap == limit;
+        let if_absent = if unasked { IfAbsent::Skip } else { IfAbsent::Fail };
         all.push(Setting { if_absent, ..setting("memory.swap.max", number(swap)) });
     }
     Ok(all)
