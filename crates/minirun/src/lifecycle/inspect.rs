@@ -45,6 +45,8 @@ struct Inspected {
     /// Labels and the image's own properties.
     annotations: BTreeMap<String, String>,
     exposed_ports: Vec<String>,
+    /// Its own, where it has limits.
+    cgroup: Option<PathBuf>,
     mounts: Value,
     /// The newest of its output; what was written before stands beside it, in `log.1`.
     log_path: Option<PathBuf>,
@@ -94,6 +96,7 @@ fn one(state: ContainerState) -> Result<Inspected> {
         rootfs: state.rootfs,
         annotations: state.annotations,
         exposed_ports: state.exposed_ports,
+        cgroup: state.cgroup,
         mounts: config.get("mounts").cloned().unwrap_or_default(),
         log_path: log_bytes.map(|_| dir.join(LOG_FILE)),
         log_bytes: log_bytes.unwrap_or(0) + size(OLD_LOG_FILE).unwrap_or(0),
