@@ -205,7 +205,7 @@ impl StateError {
                     Errno::ENOSPC | Errno::EDQUOT => Some(format!(
                         "there is no room for {dir}: free some, or set XDG_RUNTIME_DIR to a directory of yours elsewhere"
                     )),
-                    Errno::EROFS | Errno::EACCES | Errno::EPERM => Some(format!(
+                    Errno::EROFS | Errno::EACCES => Some(format!(
                         "containers are recorded in {dir}: make that writable, or set XDG_RUNTIME_DIR to a directory of yours that is"
                     )),
                     _ => None,

@@ -3,6 +3,7 @@
 //! Whatever this launcher cannot do is an error here; nothing in a configuration is passed over.
 
 mod mount;
+mod namespaces;
 mod process;
 mod resources;
 mod stop;
@@ -13,12 +14,13 @@ use ctsys::idmap::{IdMaps, IdRange};
 use ctsys::mount::Propagation;
 use ctsys::report::Explain;
 use nix::sched::CloneFlags;
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Spec};
 
 use crate::config::ephemeral::{self, Ephemeral};
 use crate::seccomp::{self, Filter, SeccompError, usual};
 
 pub use mount::{Mount, MountSource};
+pub use namespaces::Joined;
 pub use process::{CapabilitySets, Process, Rlimit};
 pub use resources::{IfAbsent, Resources, Setting};
 pub use stop::Stop;
@@ -63,15 +65,6 @@ pub struct Plan {
     pub stop: Stop,
     /// What filters its system calls.
     pub seccomp: Option<Filter>,
-}
-
-/// A namespace that is there already.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Joined {
-    /// Its kind.
-    pub kind: CloneFlags,
-    /// The absolute path of its file.
-    pub path: PathBuf,
 }
 
 /// A device file of the host to show in the container.
@@ -165,8 +158,8 @@ impl Plan {
     pub fn new(spec: &Spec, rootfs: &Path, maps: &IdMaps) -> Result<Self> {
         let linux = spec.linux().as_ref().ok_or(PlanError::Missing("linux"))?;
         refuse_unsupported(spec, linux)?;
-        let (namespaces, joined) = namespaces(linux)?;
-        let all = with_joined(namespaces, &joined);
+        let (namespaces, joined) = namespaces::of(linux)?;
+        let all = namespaces::with_joined(namespaces, &joined);
         let process = spec.process().as_ref().ok_or(PlanError::Missing("process"))?;
         let process = Process::new(process, maps)?;
         let uts = |name: &Option<String>, field| match name.as_deref() {
@@ -211,7 +204,7 @@ impl Plan {
 
     /// All namespaces that the container has apart from the host's, new or joined.
     pub fn all_namespaces(&self) -> CloneFlags {
-        with_joined(self.namespaces, &self.joined)
+        namespaces::with_joined(self.namespaces, &self.joined)
     }
 
     /// Whether it joins a namespace of this kind.
@@ -253,59 +246,6 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
         Some((_, field)) => Err(PlanError::Unsupported((*field).to_owned())),
         None => Ok(()),
     }
-}
-
-fn with_joined(new: CloneFlags, joined: &[Joined]) -> CloneFlags {
-    joined.iter().fold(new, |all, joined| all | joined.kind)
-}
-
-/// Those to create and those to join.
-fn namespaces(linux: &Linux) -> Result<(CloneFlags, Vec<Joined>)> {
-    let (mut flags, mut new) = (CloneFlags::empty(), CloneFlags::empty());
-    let mut joined = Vec::new();
-    for namespace in linux.namespaces().iter().flatten() {
-        let kind = namespace.typ();
-        let flag = match kind {
-            LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
-            LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
-            LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
-            LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
-            LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
-            LinuxNamespaceType::Pid => CloneFlags::CLONE_NEWPID,
-            LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
-            LinuxNamespaceType::Time => {
-                return Err(PlanError::Unsupported("a time namespace".into()));
-            }
-        };
-        if flags.contains(flag) {
-            return Err(invalid("linux.namespaces", &kind.to_string(), "each type once"));
-        }
-        flags |= flag;
-        match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
-            None => new |= flag,
-            // The file tree is built in a mount namespace of its own: in another's it would be
-            // built for all who are there.
-            Some(_) if flag == CloneFlags::CLONE_NEWNS => {
-                return Err(PlanError::Unsupported(format!("an existing {kind} namespace")));
-            }
-            Some(path) => {
-                let path = container_path(path, "linux.namespaces path")?;
-                joined.push(Joined { kind: flag, path });
-            }
-        }
-    }
-    if !flags.contains(CloneFlags::CLONE_NEWUSER) {
-        return Err(PlanError::NoUserNamespace);
-    }
-    if !flags.contains(CloneFlags::CLONE_NEWPID) {
-        return Err(PlanError::Missing("a pid namespace in linux.namespaces"));
-    }
-    if !flags.contains(CloneFlags::CLONE_NEWNS) {
-        return Err(PlanError::Missing("a mount namespace in linux.namespaces"));
-    }
-    // Rights in the others come with the user namespace.
-    joined.sort_by_key(|joined| joined.kind != CloneFlags::CLONE_NEWUSER);
-    Ok((new, joined))
 }
 
 fn seccomp(spec: &Spec, linux: &Linux, bounding: u64) -> Result<Option<Filter>> {

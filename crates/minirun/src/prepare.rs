@@ -282,7 +282,7 @@ fn finish(options: &RunOptions, draft: Draft) -> Result<Prepared> {
     let mut notes = place.image.as_mut().map(|i| std::mem::take(&mut i.notes)).unwrap_or_default();
     notes.extend(place.note.take());
     let asked = network::Asked { options, name: &name, is_generated };
-    let network = network::decide(asked, &place.rootfs, shared, &mut spec, &mut notes)?;
+    let network = network::decide(asked, &place.rootfs, shared, &mut spec)?;
     let profile = profile::read(options.overrides.security.seccomp.as_ref())?;
     let context = overrides::Context {
         entrypoint: place.image.as_ref().map_or(&[], |image| &image.entrypoint),

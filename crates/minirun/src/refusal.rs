@@ -206,10 +206,10 @@ fn forbidden() -> Reason {
 
 /// The remedy of a failure at the state directory; `None` where it depends on what was wanted.
 pub(crate) fn of_state(error: &StateError) -> Option<String> {
-    match error {
+    error.remedy().or_else(|| match error {
         StateError::Sys(error) => Some(step(error.errno()).hint()),
-        other => other.remedy(),
-    }
+        _ => None,
+    })
 }
 
 /// Whether a seccomp filter is on this process (proc_pid_status(5)).

@@ -12,12 +12,10 @@ use std::path::PathBuf;
 use ctsys::SysError;
 use ctsys::clone::{self, Child};
 use ctsys::error::Context;
-use ctsys::idmap::MapWriter;
 use ctsys::report::{Explain, chain};
 use ctsys::signal::{self, SignalSet};
 use ctsys::state::{StateError, StateRoot};
 use ctsys::{fdpass, isolate, wait};
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sched::CloneFlags;
@@ -27,13 +25,12 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
 use crate::cgroup::{Cgroup, CgroupError, Place};
-use crate::guest::Mark;
 use crate::handshake::{self, Failure, Message};
 use crate::init;
 use crate::launch::Launch;
 use crate::log::Log;
 use crate::monitor;
-use crate::network::{self, Helpers, NetworkError};
+use crate::network::NetworkError;
 use crate::plan::{Plan, PlanError};
 use crate::record::Record;
 use crate::refusal;
@@ -43,6 +40,9 @@ use crate::tidy;
 mod birth;
 mod oom;
 mod rootfs;
+mod set_up;
+
+use set_up::{Around, Course, set_up};
 
 /// Why a container could not be run; implements `Explain` (exit codes 125, 126, 127).
 #[derive(Debug, thiserror::Error)]
@@ -190,22 +190,6 @@ struct Started {
     around: Around,
 }
 
-/// What has to end when the init has ended.
-struct Around {
-    helpers: Helpers,
-    /// Of a container in a process namespace that is not its own.
-    mark: Option<Mark>,
-}
-
-impl Around {
-    fn end(self) {
-        drop(self.helpers);
-        if let Some(mark) = self.mark {
-            mark.end_all();
-        }
-    }
-}
-
 /// From the plan to a command that runs, its record written. On failure nothing is left but the
 /// record.
 fn start(
@@ -250,73 +234,6 @@ fn make_cgroup(place: &Place, plan: &Plan, record: &mut Record) -> Result<Option
     let Some(resources) = &plan.resources else { return Ok(None) };
     record.has_cgroup(place.path())?;
     Ok(Some(place.create(resources)?))
-}
-
-/// What a start goes by.
-#[derive(Clone, Copy)]
-struct Course<'a> {
-    launch: &'a Launch,
-    plan: &'a Plan,
-    /// The signals that programs start with blocked.
-    mask: &'a SignalSet,
-}
-
-/// The outside's part of the handshake; the terminal's master. `Err(None)` when the inside ended
-/// without a word. In `made` come the paths that the inside had to make in the root filesystem.
-fn set_up(
-    course: Course<'_>,
-    record: &mut Record,
-    init: &Child,
-    socket: &OwnedFd,
-    notice: &mut dyn FnMut(&str),
-    made: &mut Vec<PathBuf>,
-) -> std::result::Result<(Option<OwnedFd>, Around), Option<RunError>> {
-    let Course { launch, plan, mask } = course;
-    if !plan.joins(CloneFlags::CLONE_NEWUSER) {
-        let by_helpers = matches!(launch.maps.writer, MapWriter::Helpers { .. });
-        launch.maps.install(init.pid).map_err(|source| RunError::Maps { by_helpers, source })?;
-    }
-    launch.network.write_files().map_err(RunError::Network)?;
-    tell(handshake::send_mapped(socket))?;
-    // Meanwhile it sets itself up.
-    let attaching = network::start(&launch.network, init.pid, mask).map_err(RunError::Network)?;
-    record.keep_config(&launch.spec).map_err(RunError::State)?;
-    let helpers = attaching.finish(notice).map_err(RunError::Network)?;
-    if launch.network.has_helpers() {
-        tell(handshake::send_go(socket))?;
-    }
-    let mut master = None;
-    let mut main = None;
-    while let Some((message, fd)) =
-        handshake::receive(socket).map_err(outside("hear from the init"))?
-    {
-        match (message, fd) {
-            (Message::Notice(text), _) => notice(&text),
-            (Message::Made(path), _) => made.push(path),
-            (Message::Failed(failure), _) => return Err(Some(RunError::Inside(failure))),
-            (Message::Terminal, Some(fd)) => {
-                master = Some(fd);
-            }
-            (Message::Main, Some(fd)) => {
-                main = Some(handshake::pid_of(fd).map_err(outside("identify the command"))?);
-            }
-            (Message::Started | Message::Terminal | Message::Main | Message::Init, _) => {}
-        }
-    }
-    let main = main.ok_or(None)?;
-    let is_guest = plan.joins(CloneFlags::CLONE_NEWPID);
-    let mark = if is_guest { Mark::of(main) } else { None };
-    record.running(init.pid, main).map_err(RunError::State)?;
-    Ok((master, Around { helpers, mark }))
-}
-
-/// The result of saying a word to the inside.
-fn tell(sent: ctsys::error::Result<()>) -> Result<()> {
-    match sent {
-        // It has failed already and says why.
-        Err(error) if error.errno() == Errno::EPIPE => Ok(()),
-        other => other.map_err(outside("talk to the init")),
-    }
 }
 
 /// Starts the monitor and waits until it says that the command runs.

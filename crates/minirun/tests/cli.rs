@@ -218,7 +218,7 @@ fn a_path_is_no_subcommand() {
     std::fs::rename(bundle.join("rootfs"), bundle.join("list")).unwrap();
     who.minirun(&bundle, &["./list", "--", "/bin/echo", "ran"]).assert_stdout("ran\n");
     who.minirun(&bundle, &["list", "-q"]).assert_code(0).assert_stdout("");
-    assert_refused(&who.minirun(&bundle, &["init"]), 1, "reserved");
+    assert_refused(&who.minirun(&bundle, &["init"]), 125, "no command to run");
 }
 
 #[test]

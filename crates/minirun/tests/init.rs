@@ -1,5 +1,7 @@
 //! The container's PID 1: reaps, passes signals on, cannot be looked into, ends with its launcher.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 

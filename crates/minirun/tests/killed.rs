@@ -1,6 +1,8 @@
 //! Containers whose minirun was killed, and state directories that cannot be used: nothing is left
 //! that the next call does not clean up.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 
@@ -134,6 +136,9 @@ fn a_killed_monitor_takes_the_container_along_and_its_exit_code_is_unknown() {
             assert_refused(&waited, 1, "exit code of container", "minirun inspect");
             let table = c.minirun(&["list"]).stdout_text();
             assert!(table.contains("stopped (?)"), "{table}");
+            // From now on no process of that number is taken for its own.
+            let record = read_json(&c.state_dir().join("state.json"));
+            assert_eq!((&record["status"], &record["pid"]), (&"stopped".into(), &0.into()));
             let told: Value =
                 serde_json::from_slice(&c.minirun(&["inspect", &c.name]).stdout).unwrap();
             let told = &told[0];

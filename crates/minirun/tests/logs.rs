@@ -1,5 +1,7 @@
 //! What a container in the background writes: kept within a bound, shown, followed.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 

@@ -1,5 +1,7 @@
 //! Containers managed by docker's names for it: stop, rm, wait, inspect, top, labels.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 

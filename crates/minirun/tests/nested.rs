@@ -34,7 +34,7 @@ fn sh(c: &Container, script: &str) -> Finished {
 #[test]
 fn the_usual_filter_allows_no_container_inside_and_says_so() {
     let c = with_inner(As::User(TestUser::without_subids().isolated()), 1);
-    let done = c.sh("cd /inner && minirun -- true");
+    let done = c.sh("cd /inner && minirun --net none -- true");
     assert_refused(&done, 125, "EPERM", "--security-opt seccomp=unconfined");
 }
 
@@ -46,8 +46,8 @@ fn assert_told_of(done: &Finished, kind: &str) {
 fn three_deep_the_outer_proc_and_sys_are_shown_and_told_of() {
     for who in As::all() {
         let c = with_inner(who, 2);
-        let script = "cd /inner && minirun $OPEN -- sh -c \
-            'cd /inner && minirun --security-opt seccomp=unconfined -- sh -c \"id -u; cat /proc/self/comm; \
+        let script = "cd /inner && minirun --net none $OPEN -- sh -c \
+            'cd /inner && minirun --net none --security-opt seccomp=unconfined -- sh -c \"id -u; cat /proc/self/comm; \
              ls /sys/class/net; head -c1 /proc/kcore | wc -c; echo 1 2>&1 >/proc/sys/kernel/hostname; exit 9\"'";
         let done = sh(&c, script);
         done.assert_code(9);
@@ -64,7 +64,7 @@ fn three_deep_the_outer_proc_and_sys_are_shown_and_told_of() {
 #[test]
 fn a_nested_container_is_started_joined_and_ended_as_any_other() {
     let c = with_inner(As::User(TestUser::with_subids().isolated()), 1);
-    let script = "cd /inner && minirun -d --name web -- sh -c 'echo up; while :; do sleep 0.05; done' && \
+    let script = "cd /inner && minirun --net none -d --name web -- sh -c 'echo up; while :; do sleep 0.05; done' && \
         minirun exec web -- sh -c 'id -u; exit 4'; echo $?; minirun list -q; \
         minirun kill web && while minirun list | grep -q running; do sleep 0.05; done; \
         minirun delete web; minirun list -q; echo done";
@@ -82,7 +82,7 @@ fn what_the_outer_proc_shows_is_not_open() {
         for f in exe root cwd; do readlink $p/$f && echo open: $p/$f; done; \
         for f in environ mem maps; do head -c1 $p/$f && echo open: $p/$f; done; \
         done 2>/dev/null; echo looked";
-    let script = format!("cd /inner && SECRET=x minirun $OPEN -- sh -c '{look}'");
+    let script = format!("cd /inner && SECRET=x minirun --net none $OPEN -- sh -c '{look}'");
     sh(&c, &script).assert_code(0).assert_stdout("looked\n");
 }
 
@@ -97,8 +97,17 @@ fn other_runtimes_containers_are_no_obstacle() {
     config["process"]["terminal"] = false.into();
     config["root"]["readonly"] = false.into();
     let inner = "id -u; cat /proc/self/uid_map; exit 6";
-    config["process"]["args"] =
-        serde_json::json!(["/bin/minirun", "--bundle", "/inner", "--", "sh", "-c", inner]);
+    config["process"]["args"] = serde_json::json!([
+        "/bin/minirun",
+        "--net",
+        "none",
+        "--bundle",
+        "/inner",
+        "--",
+        "sh",
+        "-c",
+        inner
+    ]);
     std::fs::write(&path, config.to_string()).unwrap();
     let run = || Run::program("runc", &["run", "--bundle", at, &c.name]).finish();
     let done = run();

@@ -1,5 +1,7 @@
 //! What connects a container, what its name look-up says, and what becomes of its helpers.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 mod private_net;
@@ -135,6 +137,10 @@ fn a_helper_that_was_asked_for_and_cannot_be_had_is_an_error() {
     assert_refused(&done, 125, "pasta is not installed", "apt-get install passt");
     let done = run("ip route del default", "pasta");
     assert_refused(&done, 125, "External interface not usable", "--net slirp4netns");
+    // What fails in the container is told as if there were no network, and only that.
+    let net = PrivateNet::new();
+    let done = net.minirun(&c, &["--rootless", "-v", "/tmp:/proc", "--", "true"]);
+    assert_refused(&done, 125, "it is not procfs", "mount elsewhere");
     assert!(!c.state_dir().exists(), "the failed container's record is gone");
 }
 

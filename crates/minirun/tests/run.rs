@@ -261,6 +261,7 @@ fn a_false_null_device_is_not_used_as_a_mask() {
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", "mount --bind fake /dev/null && exec \"$@\"", "sh"]);
     command.arg(inner.get_program()).args(inner.get_args()).current_dir(&c.bundle);
+    command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
     let done = Run::new(command).finish();
     assert_refused(&done, 125, "it is not device 1:3", "restore");
 }
@@ -291,6 +292,7 @@ fn a_machine_without_user_namespaces_is_named_with_the_remedy() {
         "mount -t tmpfs run /run && echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"";
     command.args(["-Urm", "sh", "-c", script, "sh"]);
     command.arg(inner.get_program()).args(inner.get_args()).current_dir(&c.bundle);
+    command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
     let done = Run::new(command).finish();
     assert_refused(&done, 125, "ENOSPC", "sysctl -w user.max_user_namespaces=15000");
 }

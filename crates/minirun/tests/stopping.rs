@@ -1,6 +1,8 @@
 //! What becomes of the container's other processes when the main command ends; and that nobody
 //! looks at a clock before.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 
@@ -139,10 +141,11 @@ fn init_and_launcher_wake_for_events_only() {
     std::fs::write(c.bundle.join("rootfs/tmp/go"), "").unwrap();
     running.finish().assert_code(0);
     let [init, launcher] = [init, launcher].map(|tracer| tracer.finish().stdout_text());
-    // Five signals and the command's end, each waited for once.
+    // Five signals and the command's end, each waited for once. The wait that strace(1) came in on
+    // is not always shown, or shown twice; a clock's ticks would be three more.
     let waits = count(&init, &["rt_sigtimedwait", "restart_syscall"]);
-    assert!((6..=7).contains(&waits), "{init}");
+    assert!((5..=7).contains(&waits), "{init}");
     assert_eq!(count(&init, &["kill"]), 5, "{init}");
     let waits = count(&launcher, &["poll", "restart_syscall"]);
-    assert!((6..=7).contains(&waits), "{launcher}");
+    assert!((5..=7).contains(&waits), "{launcher}");
 }

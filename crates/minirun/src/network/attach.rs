@@ -12,6 +12,9 @@ use super::files::{ADDRESS, FORWARDER, GATEWAY, NETMASK_BITS};
 use super::helper::{self, Helper, Ready, Starting};
 use super::{Connection, Kind, Network, NetworkError, Program, Result, without};
 
+/// Lines of a helper's that are shown when it fails: pasta says in three what it looked for.
+const MAX_REASON_LINES: usize = 3;
+
 /// What works for a container from outside, for as long as this lives.
 #[derive(Debug, Default)]
 pub(crate) struct Helpers(#[allow(dead_code, reason = "dropped for its effect")] Vec<Helper>);
@@ -52,8 +55,9 @@ pub(crate) fn start<'a>(
 
 impl Attaching<'_> {
     /// Waits until all are ready. Where nothing could connect the namespace though nothing was asked
-    /// for, `notice` is told, and the container's files say so.
-    pub(crate) fn finish(mut self, notice: &mut dyn FnMut(&str)) -> Result<Helpers> {
+    /// for, `notes` say so, and the container's files say so.
+    pub(crate) fn finish(mut self, notes: &mut Vec<String>) -> Result<Helpers> {
+        notes.extend(self.network.note.clone());
         let mut helpers = Helpers::default();
         let mut reasons = Vec::new();
         for program in self.network.programs() {
@@ -70,12 +74,12 @@ impl Attaching<'_> {
             }
         }
         if helpers.0.is_empty() && !reasons.is_empty() {
-            self.unconnected(reasons, notice)?;
+            self.unconnected(reasons, notes)?;
         }
         if let (Some(publishing), Some((_, ports))) =
             (self.publishing.take(), &self.network.publish)
         {
-            helpers.0.push(published(publishing, ports, notice)?);
+            helpers.0.push(published(publishing, ports, notes)?);
         }
         Ok(helpers)
     }
@@ -83,7 +87,7 @@ impl Attaching<'_> {
     fn unconnected(
         &self,
         mut reasons: Vec<(&'static str, String)>,
-        notice: &mut dyn FnMut(&str),
+        notes: &mut Vec<String>,
     ) -> Result<()> {
         if matches!(self.network.connection, Connection::By { required: true, .. })
             && let Some((program, reason)) = reasons.pop()
@@ -91,7 +95,7 @@ impl Attaching<'_> {
             return Err(NetworkError::Refused { program, reason });
         }
         let reasons: Vec<_> = reasons.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-        notice(&without(&reasons.join("; ")));
+        notes.push(without(&reasons.join("; ")));
         self.network.files.as_ref().map_or(Ok(()), |files| files.write(false))
     }
 }
@@ -155,11 +159,7 @@ fn publish(program: &Path, ports: &[String], init: i32, mask: &SignalSet) -> Res
 }
 
 /// Ready when a line for each port is there. Where it chose one, the user has to know.
-fn published(
-    publishing: Starting,
-    ports: &[String],
-    notice: &mut dyn FnMut(&str),
-) -> Result<Helper> {
+fn published(publishing: Starting, ports: &[String], notes: &mut Vec<String>) -> Result<Helper> {
     let forwarded = |line: &&str| line.starts_with("forwarding ");
     let is_ready = |told: &str| told.lines().filter(forwarded).count() >= ports.len();
     match publishing.finish(is_ready).map_err(sys("hear from pfwd"))? {
@@ -170,7 +170,7 @@ fn published(
                 let (local, target) = line.split_once(" -> ").unwrap_or((line, ""));
                 let port = target.rsplit(':').next().unwrap_or_default();
                 let local = local.trim_start_matches("forwarding ");
-                notice(&format!("port {port} is published on {local}"));
+                notes.push(format!("port {port} is published on {local}"));
             }
             Ok(helper)
         }
@@ -182,12 +182,18 @@ fn published(
     }
 }
 
-/// Of what a helper said, the line that most likely is the reason: the last.
+/// Of what a helper said, its last words, without what it says in any case: pasta's trouble with a
+/// system log that is not there, slirp4netns's news of its own processes.
 fn reason(said: &str) -> String {
-    let lines = said.lines().map(str::trim);
-    // pasta's own trouble with a system log that is not there.
-    let mut lines = lines.filter(|line| !line.is_empty() && !line.ends_with("to syslog"));
-    lines.next_back().unwrap_or("it ended without a word").to_owned()
+    let is_word = |line: &&str| {
+        let noise = ["WARNING: ", "sent tapfd", "received tapfd", "child failed"];
+        !line.is_empty()
+            && !line.ends_with("to syslog")
+            && !noise.iter().any(|start| line.starts_with(start))
+    };
+    let mut words: Vec<_> = said.lines().map(str::trim).filter(is_word).collect();
+    let words = words.split_off(words.len().saturating_sub(MAX_REASON_LINES));
+    if words.is_empty() { "it ended without a word".into() } else { words.join("; ") }
 }
 
 fn sys(step: &'static str) -> impl Fn(SysError) -> NetworkError {
@@ -199,9 +205,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_word_is_the_reason() {
+    fn the_last_words_are_the_reason() {
         let said = "Failed to send 42 bytes to syslog\nNo routable interface\nnot usable\n\n";
-        assert_eq!(reason(said), "not usable");
+        assert_eq!(reason(said), "No routable interface; not usable");
+        let said = "WARNING: Support for seccomp is experimental\nno such file\nchild failed(1)\n";
+        assert_eq!(reason(said), "no such file");
         assert_eq!(reason("\n"), "it ended without a word");
     }
 }

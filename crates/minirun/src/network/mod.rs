@@ -59,6 +59,8 @@ pub struct Network {
     connection: Connection,
     /// Ports to publish, in pfwd's words, and the program that does it.
     publish: Option<(PathBuf, Vec<String>)>,
+    /// What the user should know of it once the container runs.
+    note: Option<String>,
     /// What its files say; `None` where they are not this launch's.
     files: Option<Files>,
     /// Whose namespaces are joined, which must be so still when they are.
@@ -130,12 +132,8 @@ pub(crate) enum Default<'a> {
     WhatWorks,
 }
 
-/// Decides, and finds the programs it takes. What the user should know is added to `notes`.
-pub(crate) fn decide(
-    inputs: &Inputs<'_>,
-    shared: Option<Shared>,
-    notes: &mut Vec<String>,
-) -> Result<(Network, Changes)> {
+/// Decides, and finds the programs it takes.
+pub(crate) fn decide(inputs: &Inputs<'_>, shared: Option<Shared>) -> Result<(Network, Changes)> {
     let asked = inputs.options.net.as_ref().or(match inputs.default {
         Some(Default::Net(net)) if shared.is_none() => Some(net),
         _ => None,
@@ -153,7 +151,10 @@ pub(crate) fn decide(
         }
         None if inputs.default.is_some() => {
             changes.net = Namespace::New;
-            network.connection = what_works(notes);
+            match what_works() {
+                Ok(connection) => network.connection = connection,
+                Err(reason) => network.note = Some(without(&reason)),
+            }
         }
         None => {}
     }
@@ -177,20 +178,16 @@ fn connection_of(net: &Net) -> Result<Connection> {
     Ok(Connection::By { programs: vec![Program { kind, path }], required: true })
 }
 
-/// Pasta first: it is the faster one.
-fn what_works(notes: &mut Vec<String>) -> Connection {
-    if let Err(errno) = tun() {
-        notes.push(without(&format!("{TUN} cannot be opened: {}", errno.desc())));
-        return Connection::None;
-    }
+/// Pasta first: it is the faster one. `Err` has the reason why there is nothing to try.
+fn what_works() -> std::result::Result<Connection, String> {
+    tun().map_err(|errno| format!("{TUN} cannot be opened: {}", errno.desc()))?;
     let program = |kind: Kind| find_helper(kind.name()).map(|path| Program { kind, path });
     let programs: Vec<_> =
         [Kind::Pasta, Kind::Slirp4netns].into_iter().filter_map(program).collect();
     if programs.is_empty() {
-        notes.push(without("neither pasta nor slirp4netns is installed"));
-        return Connection::None;
+        return Err("neither pasta nor slirp4netns is installed".into());
     }
-    Connection::By { programs, required: false }
+    Ok(Connection::By { programs, required: false })
 }
 
 /// The one line that says so where there is no network though none was asked for.

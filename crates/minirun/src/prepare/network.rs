@@ -32,7 +32,6 @@ pub(super) fn decide(
     rootfs: &Path,
     shared: Option<Shared>,
     spec: &mut Spec,
-    notes: &mut Vec<String>,
 ) -> Result<Network> {
     let options = asked.options;
     let of_caller = of_environment(options).filter(|_| asked.is_generated).transpose()?;
@@ -51,7 +50,7 @@ pub(super) fn decide(
         id: asked.name,
         hostname: hostname.map_or("", String::as_str),
     };
-    let (network, changes) = network::decide(&inputs, shared, notes)?;
+    let (network, changes) = network::decide(&inputs, shared)?;
     config::apply(spec, &changes);
     Ok(network)
 }

@@ -133,5 +133,7 @@ fn children(path: &std::path::Path) -> Vec<i32> {
     if read.is_err() || text.len() as u64 > MAX_CHILDREN_BYTES {
         return Vec::new();
     }
-    text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    // A /proc that somebody has put there must not turn one signal into one for everybody.
+    let is_process = |pid: &i32| *pid > 1;
+    text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).filter(is_process).collect()
 }

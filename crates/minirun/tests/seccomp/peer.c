@@ -7,13 +7,14 @@
  *     end
  *
  * and answers a profile with `unknown NAME` for the calls it passes over, `last ARCH NUMBER` for the
- * highest number that the profile names, and `program CODE JT JF K ...`, or `refused CODE`. */
+ * highest number that the profile names, `taken NANOSECONDS` for the work in libseccomp, and `program CODE JT JF K ...`, or `refused CODE`. */
 #include <errno.h>
 #include <inttypes.h>
 #include <seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 struct instruction {
@@ -91,12 +92,21 @@ static int add(scmp_filter_ctx filter, uint32_t action, int call, unsigned count
 	return 0;
 }
 
-static void print_program(scmp_filter_ctx filter)
+static uint64_t now(void)
 {
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static void print_program(scmp_filter_ctx filter, uint64_t taken)
+{
+	uint64_t started = now();
 	FILE *file = tmpfile();
 	struct instruction i;
 	if (!file || seccomp_export_bpf(filter, fileno(file)) != 0)
 		die("seccomp_export_bpf");
+	printf("taken %" PRIu64 "\n", taken + now() - started);
 	rewind(file);
 	printf("program");
 	while (fread(&i, sizeof(i), 1, file) == 1)
@@ -112,6 +122,7 @@ static void profile(void)
 	int last[8] = { 0 };
 	unsigned arch_count = 1, rules = 0;
 	int failed = 0;
+	uint64_t taken = 0, started = now();
 	scmp_filter_ctx filter = seccomp_init(default_action);
 	if (!filter)
 		die("seccomp_init");
@@ -123,6 +134,7 @@ static void profile(void)
 		else if (added != -EEXIST)
 			die("seccomp_arch_add");
 	}
+	taken += now() - started;
 	while (strcmp(next(), "rule") == 0) {
 		struct scmp_arg_cmp args[16];
 		unsigned count = 0;
@@ -147,8 +159,10 @@ static void profile(void)
 			if (there > last[i])
 				last[i] = there;
 		}
+		started = now();
 		if (action != default_action && !failed)
 			failed = add(filter, action, call, count, args);
+		taken += now() - started;
 	}
 	/* As runc. */
 	if (rules > 32)
@@ -160,7 +174,7 @@ static void profile(void)
 	if (failed)
 		printf("refused %d\n", failed);
 	else
-		print_program(filter);
+		print_program(filter, taken);
 	fflush(stdout);
 	seccomp_release(filter);
 }

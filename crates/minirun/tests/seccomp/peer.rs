@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use super::machine::Program;
 use super::{ARCHES, Profile};
@@ -25,6 +26,8 @@ pub(crate) struct Compiled {
     pub(crate) unknown: BTreeSet<String>,
     /// By name of the interface: the highest number among those that the profile names.
     pub(crate) last: BTreeMap<String, u32>,
+    /// How long it took.
+    pub(crate) taken: Duration,
     /// The program, or libseccomp's error code.
     pub(crate) program: Result<Program, i32>,
 }
@@ -76,8 +79,12 @@ impl Peer {
         }
         text.push_str("end\n");
         self.input.write_all(text.as_bytes()).unwrap();
-        let mut compiled =
-            Compiled { unknown: BTreeSet::new(), last: BTreeMap::new(), program: Ok(Vec::new()) };
+        let mut compiled = Compiled {
+            unknown: BTreeSet::new(),
+            last: BTreeMap::new(),
+            taken: Duration::ZERO,
+            program: Ok(Vec::new()),
+        };
         loop {
             let line = self.line();
             let words: Vec<&str> = line.split(' ').collect();
@@ -87,6 +94,9 @@ impl Peer {
                 }
                 ["last", arch, number] => {
                     compiled.last.insert(arch.into(), number.parse().unwrap());
+                }
+                ["taken", nanoseconds] => {
+                    compiled.taken = Duration::from_nanos(nanoseconds.parse().unwrap());
                 }
                 ["refused", code] => {
                     compiled.program = Err(code.parse().unwrap());
