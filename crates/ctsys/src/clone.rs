@@ -118,14 +118,10 @@ impl Stack {
             return Err(SysError::last("mmap", length.to_string()));
         }
         let stack = Self { base, length };
+        let usable = base.wrapping_byte_add(GUARD_BYTES);
         // SAFETY: within the mapping that was just made, which nothing else uses.
-        let result = unsafe {
-            libc::mprotect(
-                base.byte_add(GUARD_BYTES),
-                STACK_BYTES,
-                libc::PROT_READ | libc::PROT_WRITE,
-            )
-        };
+        let result =
+            unsafe { libc::mprotect(usable, STACK_BYTES, libc::PROT_READ | libc::PROT_WRITE) };
         Errno::result(result).call("mprotect", || STACK_BYTES.to_string())?;
         Ok(stack)
     }
@@ -146,6 +142,9 @@ impl Drop for Stack {
 
 /// As fork(2), with the child born into new namespaces: returns the child in the parent and `None`
 /// in the child. For a program that goes on as a whole in the child; see [`spawn`] for the rest.
+///
+/// With `CLONE_PARENT` among the flags the child is the caller's parent's, which learns of its end as
+/// of the caller's own (clone(2)); the caller has its pidfd all the same.
 pub fn fork(namespaces: CloneFlags) -> Result<Option<Child>> {
     fork_into(namespaces, None)
 }
@@ -160,12 +159,15 @@ fn fork_into(namespaces: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Result<O
     }
     let mut pidfd: i32 = -1;
     let flags = u64::try_from(namespaces.bits()).unwrap_or(0);
+    // A sibling's end is told as the caller's own; clone3 takes no other signal for it.
+    let is_sibling = namespaces.contains(CloneFlags::CLONE_PARENT);
+    let exit_signal = if is_sibling { 0 } else { libc::SIGCHLD };
     let args = CloneArgs {
         flags: flags
             | u64::try_from(libc::CLONE_PIDFD).unwrap_or(0)
             | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
         pidfd: (&raw mut pidfd) as u64,
-        exit_signal: u64::try_from(libc::SIGCHLD).unwrap_or(0),
+        exit_signal: u64::try_from(exit_signal).unwrap_or(0),
         cgroup: cgroup.map_or(0, |dir| u64::from(dir.as_raw_fd().cast_unsigned())),
         ..CloneArgs::default()
     };

@@ -6,15 +6,18 @@
 //! the one has the right owners in the other.
 
 use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::prctl;
+use nix::sys::socket::{Shutdown, shutdown};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result, SysError};
-use crate::process;
+use crate::{clone, fdpass, ns, process, wait};
 
 /// passwd and subuid files are read up to this size; a line a user, so a million users fit.
 const MAX_DATABASE_BYTES: u64 = 64 << 20;
@@ -183,6 +186,33 @@ fn read_maps(process: &str) -> Result<IdMaps> {
     Ok(IdMaps { uids: parse_map(&read("uid_map")?), gids: parse_map(&read("gid_map")?), writer })
 }
 
+/// The maps of a user namespace that the caller may join, by its descriptor: a child joins it for as
+/// long as they are read. The caller must have one thread ([`clone::spawn`]).
+pub fn of_namespace(userns: impl AsFd) -> Result<IdMaps> {
+    let (ours, theirs) = fdpass::pair()?;
+    let child = clone::spawn(CloneFlags::empty(), || {
+        match ns::join(userns.as_fd(), CloneFlags::CLONE_NEWUSER) {
+            Ok(()) => {
+                let told = fdpass::send(&theirs, &[0], &[]);
+                // Until the other side has read, or is gone.
+                let waited = fdpass::receive(&theirs, &mut [0]);
+                u8::from(told.is_err() || waited.is_err())
+            }
+            Err(error) => u8::try_from(error.errno() as i32).unwrap_or(u8::MAX),
+        }
+    })?;
+    drop(theirs);
+    let maps = match fdpass::receive(&ours, &mut [0]) {
+        Ok((1, _)) => of_process(child.pid).map(Some),
+        _ => Ok(None),
+    };
+    // Not by closing: the child has a copy of this end too, and would wait for itself.
+    shutdown(ours.as_raw_fd(), Shutdown::Both).call("shutdown", String::new)?;
+    let code = wait::wait(&child.pidfd)?;
+    let refused = || SysError::new("setns", "CLONE_NEWUSER", Errno::from_raw(code.into()));
+    maps?.ok_or_else(refused)
+}
+
 /// The lines of a map as the kernel writes them (user_namespaces(7)).
 fn parse_map(text: &str) -> Vec<IdRange> {
     text.lines()
@@ -311,7 +341,8 @@ fn read_database(path: &str) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// A set-uid helper: looked for in PATH and where distributions put it: a login shell's PATH may lack sbin.
+/// The program of that name. Looked for in PATH and where distributions put it: a login shell's PATH
+/// may lack sbin.
 pub fn find_helper(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

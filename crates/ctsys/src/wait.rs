@@ -30,9 +30,23 @@ pub enum Reaped {
 
 /// Takes the status of a child that has ended, without waiting for one.
 pub fn reap_any() -> Result<Reaped> {
+    reap(libc::WNOHANG)
+}
+
+/// As [`reap_any`], and waits for one to end.
+pub fn reap_next() -> Result<Reaped> {
+    loop {
+        match reap(0) {
+            Err(error) if error.errno() == Errno::EINTR => {}
+            other => return other,
+        }
+    }
+}
+
+fn reap(options: i32) -> Result<Reaped> {
     let mut status = 0;
     // SAFETY: waitpid writes the status to an int that outlives the call.
-    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, options) };
     match Errno::result(pid) {
         Ok(0) => Ok(Reaped::NotYet),
         Err(Errno::ECHILD) => Ok(Reaped::NoChildren),
@@ -44,7 +58,7 @@ pub fn reap_any() -> Result<Reaped> {
             let code = low_byte(libc::WEXITSTATUS(status));
             Ok(Reaped::Child(Ended { pid, code, signal: None }))
         }
-        Err(errno) => Err(errno).call("waitpid", || "-1, WNOHANG".into()),
+        Err(errno) => Err(errno).call("waitpid", || format!("-1, {options}")),
     }
 }
 

@@ -187,7 +187,6 @@ fn process_of(
         accounts: &Accounts::read(rootfs),
         maps,
         terminal: options.tty,
-        network_files: &[],
         profile: None,
         volumes: &[],
     };
@@ -237,7 +236,7 @@ fn enter(
     socket: &OwnedFd,
     mask: &SignalSet,
 ) -> Failure {
-    match join(process, main, plan.namespaces - JOINED_FIRST, socket) {
+    match join(process, main, plan.all_namespaces() - JOINED_FIRST, socket) {
         // It runs from a copy that nobody can change.
         Ok(slave) => command::become_program(process, plan.seccomp.as_ref(), slave, mask, false),
         Err(failure) => failure,

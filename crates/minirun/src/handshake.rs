@@ -4,6 +4,7 @@
 //! outside                                inside (born by clone3 into the new namespaces)
 //!   installs the id maps                   waits
 //!   ── Mapped ───────────────────────────▶ sets up: mounts, devices, network, …
+//!   ── Go, 0…1 ──────────────────────────▶ where helpers outside had to get ready meanwhile
 //!   ◀───────────────── Notice(text), 0…n ──
 //!   ◀──────────────────── Made(path), 0…n ──
 //!   ◀────────── Terminal + pty master, 0…1 ──
@@ -31,6 +32,7 @@ const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
 /// What the outside says.
 const MAPPED: &[u8] = b"mapped";
+const GO: &[u8] = b"go";
 
 /// What the inside says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,6 +45,8 @@ pub enum Message {
     Terminal,
     /// A pidfd of the main command, not yet executed, comes along.
     Main,
+    /// From a process that joined namespaces first: a pidfd of the init comes along.
+    Init,
     /// From a detached container's monitor: the command runs.
     Started,
     /// It is over.
@@ -121,9 +125,25 @@ pub fn send_mapped(socket: impl AsFd) -> Result<()> {
 
 /// Waits for [`send_mapped`]; false when the outside is gone.
 pub fn wait_mapped(socket: impl AsFd) -> Result<bool> {
+    wait_word(socket, MAPPED)
+}
+
+/// Tells the inside that what works for it outside is ready.
+pub fn send_go(socket: impl AsFd) -> Result<()> {
+    fdpass::send(socket, GO, &[])
+}
+
+/// Waits for [`send_go`]; false when the outside is gone.
+pub fn wait_go(socket: impl AsFd) -> Result<bool> {
+    wait_word(socket, GO)
+}
+
+fn wait_word(socket: impl AsFd, word: &[u8]) -> Result<bool> {
     let mut buffer = [0; 16];
-    let (length, _) = fdpass::receive(socket, &mut buffer)?;
-    Ok(buffer.get(..length) == Some(MAPPED))
+    match fdpass::receive(socket, &mut buffer) {
+        Err(error) if error.errno() == Errno::ECONNRESET => Ok(false),
+        other => other.map(|(length, _)| buffer.get(..length) == Some(word)),
+    }
 }
 
 /// Sends a message, with a descriptor when the message has one.

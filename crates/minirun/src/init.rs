@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 
 use crate::command;
+use crate::guest::Children;
 use crate::handshake::{self, Failure, Message, Step};
 use crate::plan::Plan;
 use crate::reap::{self, Duty};
@@ -24,13 +25,18 @@ const CAP_KILL: u64 = 1 << 5;
 
 /// Sets the container up and is its init. Runs in the child that was born into the plan's
 /// namespaces; returns the code that the child is to exit with. `mask` is the set of blocked
-/// signals that the user's program starts with.
-pub fn run(plan: &Plan, socket: &OwnedFd, mask: &SignalSet) -> u8 {
-    match start(plan, socket.as_fd(), mask) {
-        Ok(main) => {
+/// signals that the user's program starts with; with `awaits_go`, that has to wait for what works
+/// for the container outside.
+pub fn run(plan: &Plan, socket: &OwnedFd, mask: &SignalSet, awaits_go: bool) -> u8 {
+    match start(plan, socket.as_fd(), mask, awaits_go) {
+        Ok((main, children)) => {
             // Nothing of the host's stays open in a process that lives as long as the container.
-            let _ = isolate::close_all_but(&[]);
-            reap::run(&duty(plan, main), &mut |_| {}).unwrap_or(125)
+            let _ = isolate::close_all_but(children.as_ref().map(Children::fd).as_slice());
+            let code = reap::run(&duty(plan, main), &mut |_| {}).unwrap_or(125);
+            if let Some(children) = children {
+                children.end();
+            }
+            code
         }
         Err(failure) => {
             let code = failure.code;
@@ -49,8 +55,15 @@ fn duty(plan: &Plan, main: i32) -> Duty {
     Duty { main, to_group: false, strict: false, stop: Some(stop) }
 }
 
-/// Everything up to the user's program; its process number.
-fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, Failure> {
+/// Everything up to the user's program; its process number. In a process namespace that is not the
+/// container's own, also the list of what is to end with it.
+fn start(
+    plan: &Plan,
+    socket: BorrowedFd<'_>,
+    mask: &SignalSet,
+    awaits_go: bool,
+) -> Result<(i32, Option<Children>), Failure> {
+    let is_guest = plan.joins(CloneFlags::CLONE_NEWPID);
     // 1. Nothing of the launcher's but the standard streams and the socket.
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     isolate::close_all_but(&[stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), socket])
@@ -66,7 +79,9 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
     nix::unistd::setsid().call("setsid", String::new).step(|| "cannot start a session".into())?;
     umask(Mode::empty());
     new_keyring()?;
-    command::adjust_oom_score(&plan.process)?;
+    if !is_guest {
+        command::adjust_oom_score(&plan.process)?;
+    }
     enter_cgroup_namespace(plan)?;
     let exposed = command::own_file::is_exposed();
     // 4. Names and network.
@@ -90,12 +105,17 @@ fn start(plan: &Plan, socket: BorrowedFd<'_>, mask: &SignalSet) -> Result<i32, F
         }
         None => None,
     };
+    let children = if is_guest { Some(Children::open()?) } else { None };
+    // What connects the network looks at this process until it is done.
+    if awaits_go && !handshake::wait_go(socket).step(|| "cannot hear from outside".into())? {
+        return Err(Failure::new("the process outside is gone"));
+    }
     // 6. From here on nobody inside looks into this process, not even the container's root with
     //    all capabilities (CVE-2019-5736, CVE-2016-9962); nor into its child until that executes.
     prctl::set_dumpable(false)
         .call("prctl", || "PR_SET_DUMPABLE, 0".into())
         .step(|| "cannot hide the init".into())?;
-    start_main(plan, socket, slave, mask, exposed)
+    Ok((start_main(plan, socket, slave, mask, exposed)?, children))
 }
 
 /// The child that becomes the user's program.
@@ -109,6 +129,10 @@ fn start_main(
     reap::signals().block().step(|| "cannot block signals".into())?;
     let mut slave = slave;
     let main = clone::spawn_until_exec(|| {
+        // Where no PID 1 of its own takes it along it ends with this one all the same.
+        if plan.joins(CloneFlags::CLONE_NEWPID) {
+            let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+        }
         // The outside writes its record while the program is loaded.
         let failure = match tell_of_main(socket) {
             Ok(()) => {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use ctsys::idmap::IdMaps;
 use oci_spec::runtime::Spec;
 
+use crate::network::Network;
+
 /// The bound of a container's log when nobody says: the state directory usually lies in memory.
 pub const DEFAULT_LOG_BYTES: u64 = 8 << 20;
 /// The smallest bound, two pages: less is no log.
@@ -28,6 +30,8 @@ pub struct Launch {
     pub spec: Spec,
     /// The user namespace's maps. For a config that minirun did not generate, as it says.
     pub maps: IdMaps,
+    /// What connects it, beside the namespaces that the configuration says.
+    pub network: Network,
     /// Stay in the background once the command runs.
     pub detach: bool,
     /// Leave nothing behind, also in the background.

@@ -11,6 +11,7 @@
 //! bundle        config.json: read, sealed as generated, written
 //! spec_file     `minirun spec`
 //! naming        what a container is called
+//! network       which namespaces and helpers a container's network takes, and its files
 //! launch        one run, fully decided
 //! prepare       flags, bundle and record -> launch
 //! cli           what was typed -> what it means
@@ -19,6 +20,7 @@
 //! rootfs        mounts by descriptor, /dev, masks, pivot_root      (inside)
 //! command       the last steps before the user's program           (inside)
 //! reap          the PID 1 loop                                     (inside)
+//! guest         the end of a container's processes where the process namespace is another's
 //! tini          that loop as a program of its own: `minirun init`
 //! init          numbered steps from birth to that loop             (inside)
 //! cgroup        limits: a delegated cgroup, found or asked of systemd          (outside)
@@ -47,6 +49,7 @@ pub mod json;
 pub mod launch;
 pub mod lifecycle;
 pub mod naming;
+pub mod network;
 pub mod plan;
 pub mod prepare;
 pub mod reap;
@@ -59,6 +62,7 @@ pub mod tini;
 pub mod user;
 
 mod command;
+mod guest;
 mod log;
 mod monitor;
 mod record;

@@ -26,8 +26,10 @@ pub use stop::Stop;
 /// How a container is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The namespaces to create; user, pid and mount are always among them.
+    /// The namespaces to create; mount is always among them.
     pub namespaces: CloneFlags,
+    /// Those to join; user and pid are here or there.
+    pub joined: Vec<Joined>,
     /// Whether 0 is mapped for users and groups, so that the set-up can run as the container's
     /// root.
     pub maps_root: bool,
@@ -61,6 +63,15 @@ pub struct Plan {
     pub stop: Stop,
     /// What filters its system calls.
     pub seccomp: Option<Filter>,
+}
+
+/// A namespace that is there already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// Its kind.
+    pub kind: CloneFlags,
+    /// The absolute path of its file.
+    pub path: PathBuf,
 }
 
 /// A device file of the host to show in the container.
@@ -154,11 +165,12 @@ impl Plan {
     pub fn new(spec: &Spec, rootfs: &Path, maps: &IdMaps) -> Result<Self> {
         let linux = spec.linux().as_ref().ok_or(PlanError::Missing("linux"))?;
         refuse_unsupported(spec, linux)?;
-        let namespaces = namespaces(linux)?;
+        let (namespaces, joined) = namespaces(linux)?;
+        let all = with_joined(namespaces, &joined);
         let process = spec.process().as_ref().ok_or(PlanError::Missing("process"))?;
         let process = Process::new(process, maps)?;
         let uts = |name: &Option<String>, field| match name.as_deref() {
-            Some(name) if !name.is_empty() && !namespaces.contains(CloneFlags::CLONE_NEWUTS) => {
+            Some(name) if !name.is_empty() && !all.contains(CloneFlags::CLONE_NEWUTS) => {
                 Err(invalid(field, name, "a uts namespace with it"))
             }
             Some(name) if !name.is_empty() => Ok(Some(name.to_owned())),
@@ -166,6 +178,7 @@ impl Plan {
         };
         Ok(Self {
             namespaces,
+            joined,
             maps_root: maps_id(&maps.uids, 0) && maps_id(&maps.gids, 0),
             rootfs: rootfs.to_owned(),
             ephemeral: ephemeral::of(spec)
@@ -176,7 +189,7 @@ impl Plan {
             devices: linux.devices().iter().flatten().map(device).collect::<Result<_>>()?,
             masked_paths: paths(linux.masked_paths().as_deref(), "linux.maskedPaths")?,
             readonly_paths: paths(linux.readonly_paths().as_deref(), "linux.readonlyPaths")?,
-            sysctls: sysctls(linux, namespaces)?,
+            sysctls: sysctls(linux, all)?,
             resources: linux.resources().as_ref().map_or(Ok(None), Resources::new)?,
             hostname: uts(spec.hostname(), "hostname")?,
             domainname: uts(spec.domainname(), "domainname")?,
@@ -194,6 +207,16 @@ impl Plan {
             Some(_) => self.namespaces - CloneFlags::CLONE_NEWCGROUP,
             None => self.namespaces,
         }
+    }
+
+    /// All namespaces that the container has apart from the host's, new or joined.
+    pub fn all_namespaces(&self) -> CloneFlags {
+        with_joined(self.namespaces, &self.joined)
+    }
+
+    /// Whether it joins a namespace of this kind.
+    pub fn joins(&self, kind: CloneFlags) -> bool {
+        self.joined.iter().any(|joined| joined.kind == kind)
     }
 }
 
@@ -232,13 +255,16 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
     }
 }
 
-fn namespaces(linux: &Linux) -> Result<CloneFlags> {
-    let mut flags = CloneFlags::empty();
+fn with_joined(new: CloneFlags, joined: &[Joined]) -> CloneFlags {
+    joined.iter().fold(new, |all, joined| all | joined.kind)
+}
+
+/// Those to create and those to join.
+fn namespaces(linux: &Linux) -> Result<(CloneFlags, Vec<Joined>)> {
+    let (mut flags, mut new) = (CloneFlags::empty(), CloneFlags::empty());
+    let mut joined = Vec::new();
     for namespace in linux.namespaces().iter().flatten() {
         let kind = namespace.typ();
-        if namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
-            return Err(PlanError::Unsupported(format!("an existing {kind} namespace")));
-        }
         let flag = match kind {
             LinuxNamespaceType::Mount => CloneFlags::CLONE_NEWNS,
             LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
@@ -255,6 +281,18 @@ fn namespaces(linux: &Linux) -> Result<CloneFlags> {
             return Err(invalid("linux.namespaces", &kind.to_string(), "each type once"));
         }
         flags |= flag;
+        match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            None => new |= flag,
+            // The file tree is built in a mount namespace of its own: in another's it would be
+            // built for all who are there.
+            Some(_) if flag == CloneFlags::CLONE_NEWNS => {
+                return Err(PlanError::Unsupported(format!("an existing {kind} namespace")));
+            }
+            Some(path) => {
+                let path = container_path(path, "linux.namespaces path")?;
+                joined.push(Joined { kind: flag, path });
+            }
+        }
     }
     if !flags.contains(CloneFlags::CLONE_NEWUSER) {
         return Err(PlanError::NoUserNamespace);
@@ -265,7 +303,9 @@ fn namespaces(linux: &Linux) -> Result<CloneFlags> {
     if !flags.contains(CloneFlags::CLONE_NEWNS) {
         return Err(PlanError::Missing("a mount namespace in linux.namespaces"));
     }
-    Ok(flags)
+    // Rights in the others come with the user namespace.
+    joined.sort_by_key(|joined| joined.kind != CloneFlags::CLONE_NEWUSER);
+    Ok((new, joined))
 }
 
 fn seccomp(spec: &Spec, linux: &Linux, bounding: u64) -> Result<Option<Filter>> {

@@ -7,32 +7,31 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ctsys::idmap::IdMaps;
-use ctsys::inroot;
 use ctsys::record::ImageRecord;
 use ctsys::state::StateRoot;
-use nix::fcntl::OFlag;
 use oci_spec::runtime::Spec;
 
 use crate::bundle::{self, Existing};
 use crate::caller::Caller;
 use crate::config::ids::IdChoice;
 use crate::config::image::Image;
-use crate::config::overrides::{self, Net, Overrides};
+use crate::config::network::NetworkOptions;
+use crate::config::overrides::{self, Overrides};
 use crate::config::{self, Inputs, annotations, security};
 use crate::launch::Launch;
 use crate::naming;
+use crate::network::Shared;
 use crate::user::{Accounts, UserSpec};
 
 mod check;
 mod error;
 mod ids;
+mod network;
 mod profile;
 pub use error::{EXIT_OWN_FAILURE, Error, Result};
 
 /// The root filesystem's name in a bundle.
 const ROOTFS: &str = "rootfs";
-/// What a container on the host's network needs of the host to look names up.
-const NETWORK_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// What is to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +63,10 @@ pub struct RunOptions {
     pub ids: IdChoice,
     /// Give the command a terminal; without a word, when there is one to use.
     pub terminal: Option<bool>,
+    /// Its network, and the namespaces that it shares.
+    pub network: NetworkOptions,
+    /// What the caller's environment says in place of `network.net`.
+    pub default_net: Option<String>,
     /// What this run changes.
     pub overrides: Overrides,
 }
@@ -157,10 +160,12 @@ fn prepare_rootfs(options: &RunOptions, caller: &Caller, path: &Path) -> Result<
         Some(maps) => maps,
         None => ids::usual(&mut place, caller)?,
     };
+    let (shared, maps) = network::shared(options, maps)?;
     let terminal = wants_terminal(options, caller, true);
     let user = options.overrides.user.as_ref();
     let spec = place.generate(caller, &maps, user, &name, terminal)?;
-    finish(options, place, spec, maps, name, terminal)
+    let draft = Draft { place, shared, spec, maps, name, terminal, is_generated: true };
+    finish(options, draft)
 }
 
 fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<Prepared> {
@@ -185,10 +190,12 @@ fn prepare_bundle(options: &RunOptions, caller: &Caller, dir: &Path) -> Result<P
         _ => None,
     };
     let maps = asked_for.map_or(usual, Ok)?;
+    let (shared, maps) = network::shared(options, maps)?;
     let terminal = wants_terminal(options, caller, true);
     let user = options.overrides.user.as_ref();
     let spec = place.generate(caller, &maps, user, &name, terminal)?;
-    let mut prepared = finish(options, place, spec, maps, name, terminal)?;
+    let draft = Draft { place, shared, spec, maps, name, terminal, is_generated: true };
+    let mut prepared = finish(options, draft)?;
     if let Some(file) = file.filter(|file| former.as_ref() != Some(file))
         && !bundle::write(&dir, &file).map_err(Error::Bundle)?
     {
@@ -250,31 +257,38 @@ fn prepare_own(
         None => ids::of_config(&spec, caller)?
             .ok_or_else(|| Error::ForeignMaps { path: dir.join(bundle::CONFIG_FILE) })?,
     };
+    let (shared, maps) = network::shared(options, maps)?;
     let asks = spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
     let terminal = wants_terminal(options, caller, asks);
-    finish(options, place, spec, maps, name, terminal)
+    let draft = Draft { place, shared, spec, maps, name, terminal, is_generated: false };
+    finish(options, draft)
 }
 
-/// Applies the flags, and checks what comes out.
-fn finish(
-    options: &RunOptions,
+/// A launch whose flags are not applied yet.
+struct Draft {
     place: Place,
-    mut spec: Spec,
+    shared: Option<Shared>,
+    spec: Spec,
     maps: IdMaps,
     name: String,
     terminal: bool,
-) -> Result<Prepared> {
-    let network_files = match options.overrides.net {
-        Some(Net::Host) => network_files(&place.rootfs),
-        _ => Vec::new(),
-    };
+    /// Rather than written or edited by somebody.
+    is_generated: bool,
+}
+
+/// Applies the flags, and checks what comes out.
+fn finish(options: &RunOptions, draft: Draft) -> Result<Prepared> {
+    let Draft { mut place, shared, mut spec, maps, name, terminal, is_generated } = draft;
+    let mut notes = place.image.as_mut().map(|i| std::mem::take(&mut i.notes)).unwrap_or_default();
+    notes.extend(place.note.take());
+    let asked = network::Asked { options, name: &name, is_generated };
+    let network = network::decide(asked, &place.rootfs, shared, &mut spec, &mut notes)?;
     let profile = profile::read(options.overrides.security.seccomp.as_ref())?;
     let context = overrides::Context {
         entrypoint: place.image.as_ref().map_or(&[], |image| &image.entrypoint),
         accounts: &place.accounts,
         maps: &maps,
         terminal,
-        network_files: &network_files,
         profile: profile.as_ref().map(|(profile, kernel)| (profile, *kernel)),
         volumes: place.image.as_ref().map_or(&[], |image| &image.volumes),
     };
@@ -287,9 +301,7 @@ fn finish(
             .and_then(|root| root.container_dir(&name))
             .map_err(Error::State)?,
     };
-    let read_only_volume = check::read_only_volume(&spec, place.image.as_ref());
-    let mut notes = place.image.map(|image| image.notes).unwrap_or_default();
-    notes.extend(place.note.into_iter().chain(read_only_volume));
+    notes.extend(check::read_only_volume(&spec, place.image.as_ref()));
     let launch = Launch {
         id: name.clone(),
         name,
@@ -299,6 +311,7 @@ fn finish(
         stop_signal: annotations::stop_signal(&spec),
         spec,
         maps,
+        network,
         detach: options.detach,
         remove: options.remove,
         log_bytes: options.log_bytes,
@@ -325,17 +338,6 @@ fn wants_terminal(options: &RunOptions, caller: &Caller, config_asks: bool) -> b
     options.terminal.unwrap_or(config_asks && caller.on_terminal && !options.detach)
 }
 
-/// Those files for name look-up that both the host and the root filesystem have: a mount point
-/// that is missing would have to be made in the root filesystem.
-fn network_files(rootfs: &Path) -> Vec<(PathBuf, PathBuf)> {
-    let present = |path: &&&str| inroot::open(rootfs, Path::new(path), OFlag::O_PATH).is_ok();
-    NETWORK_FILES
-        .iter()
-        .filter(present)
-        .filter_map(|path| Some((PathBuf::from(path), canonical(Path::new(path))?)))
-        .collect()
-}
-
 /// The directory at `path`, links resolved; `None` when there is none.
 fn directory(path: &Path) -> Result<Option<PathBuf>> {
     let found = fs::canonicalize(path);
@@ -346,8 +348,4 @@ fn directory(path: &Path) -> Result<Option<PathBuf>> {
         }
         Err(cause) => Err(Error::Unreachable { path: path.into(), cause }),
     }
-}
-
-fn canonical(path: &Path) -> Option<PathBuf> {
-    fs::canonicalize(path).ok()
 }

@@ -27,17 +27,20 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
 use crate::cgroup::{Cgroup, CgroupError, Place};
+use crate::guest::Mark;
 use crate::handshake::{self, Failure, Message};
 use crate::init;
 use crate::launch::Launch;
 use crate::log::Log;
 use crate::monitor;
+use crate::network::{self, Helpers, NetworkError};
 use crate::plan::{Plan, PlanError};
 use crate::record::Record;
 use crate::refusal;
 use crate::terminal::Relay;
 use crate::tidy;
 
+mod birth;
 mod oom;
 mod rootfs;
 
@@ -50,6 +53,9 @@ pub enum RunError {
     /// The state directory could not be read or written, or the name is taken.
     #[error(transparent)]
     State(#[from] StateError),
+    /// What connects the container, or a namespace that it is to share.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The limits cannot be set.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -96,6 +102,7 @@ impl Explain for RunError {
                 Some(format!("choose another --name, or remove it: minirun delete --force {name}"))
             }
             Self::State(error) => refusal::of_state(error),
+            Self::Network(error) => error.hint(),
             Self::Cgroup(error) => error.hint(),
             Self::NoRootfs(_) => {
                 Some("name a root filesystem, or make one: ocipull IMAGE ./rootfs".into())
@@ -128,13 +135,17 @@ type Result<T> = std::result::Result<T, RunError>;
 pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
     let plan = Plan::new(&launch.spec, &launch.rootfs, &launch.maps)?;
     rootfs::check(&launch.rootfs)?;
+    let joined = birth::Open::new(&plan)?;
+    if !launch.network.is_shared_alive()? {
+        return Err(NetworkError::Gone.into());
+    }
     let states = StateRoot::open_default()?;
     let place = plan.resources.as_ref().map(|r| Place::find(&launch.id, r)).transpose()?;
     let mask = monitor::signals().block().map_err(outside("block signals"))?;
     let result = if launch.detach {
-        detached(launch, &plan, place.as_ref(), states, &mask, notice)
+        detached(launch, &plan, &joined, place.as_ref(), states, &mask, notice)
     } else {
-        foreground(launch, &plan, place.as_ref(), states, &mask, notice)
+        foreground(launch, &plan, &joined, place.as_ref(), states, &mask, notice)
     };
     mask.block().map_err(outside("restore the signal mask"))?;
     result
@@ -143,17 +154,20 @@ pub fn run(launch: &Launch, notice: &mut dyn FnMut(&str)) -> Result<u8> {
 fn foreground(
     launch: &Launch,
     plan: &Plan,
+    joined: &birth::Open,
     place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
     notice: &mut dyn FnMut(&str),
 ) -> Result<u8> {
     let mut record = Record::reserve(states, launch)?;
-    let result = start(launch, plan, place, &mut record, mask, notice).and_then(|started| {
+    let started = start(launch, plan, joined, place, &mut record, mask, notice);
+    let result = started.and_then(|started| {
         let relay = started.master.map(Relay::interactive).transpose();
         let relay = relay.map_err(outside("use the terminal"))?;
         record.sweep_others();
         let code = monitor::wait_for(&started.init.pidfd, relay);
+        started.around.end();
         let code = code.map_err(outside("wait for the container"))?;
         let kills = started.cgroup.map_or(0, |cgroup| cgroup.oom_kills());
         oom::note(kills, code, plan).iter().for_each(|note| notice(note));
@@ -173,6 +187,23 @@ struct Started {
     init: Child,
     cgroup: Option<Cgroup>,
     master: Option<OwnedFd>,
+    around: Around,
+}
+
+/// What has to end when the init has ended.
+struct Around {
+    helpers: Helpers,
+    /// Of a container in a process namespace that is not its own.
+    mark: Option<Mark>,
+}
+
+impl Around {
+    fn end(self) {
+        drop(self.helpers);
+        if let Some(mark) = self.mark {
+            mark.end_all();
+        }
+    }
 }
 
 /// From the plan to a command that runs, its record written. On failure nothing is left but the
@@ -180,6 +211,7 @@ struct Started {
 fn start(
     launch: &Launch,
     plan: &Plan,
+    joined: &birth::Open,
     place: Option<&Place>,
     record: &mut Record,
     mask: &SignalSet,
@@ -188,14 +220,15 @@ fn start(
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
     let cgroup = place.map(|place| make_cgroup(place, plan, record)).transpose()?.flatten();
     let dir = cgroup.as_ref().map(Cgroup::dir);
-    let init = clone::spawn_into(plan.born_into(), dir, || init::run(plan, &theirs, mask))
-        .map_err(RunError::Namespaces)?;
+    let awaits_go = launch.network.has_helpers();
+    let init = birth::init(plan, joined, dir, || init::run(plan, &theirs, mask, awaits_go))?;
     drop(theirs);
     let mut made = Vec::new();
-    let result = set_up(launch, record, &init, &ours, notice, &mut made);
+    let course = Course { launch, plan, mask };
+    let result = set_up(course, record, &init, &ours, notice, &mut made);
     drop(ours);
     match result {
-        Ok(master) => Ok(Started { init, cgroup, master }),
+        Ok((master, around)) => Ok(Started { init, cgroup, master, around }),
         Err(error) => {
             if error.is_some() {
                 // When the outside failed, the inside may be well on its way.
@@ -219,25 +252,39 @@ fn make_cgroup(place: &Place, plan: &Plan, record: &mut Record) -> Result<Option
     Ok(Some(place.create(resources)?))
 }
 
+/// What a start goes by.
+#[derive(Clone, Copy)]
+struct Course<'a> {
+    launch: &'a Launch,
+    plan: &'a Plan,
+    /// The signals that programs start with blocked.
+    mask: &'a SignalSet,
+}
+
 /// The outside's part of the handshake; the terminal's master. `Err(None)` when the inside ended
 /// without a word. In `made` come the paths that the inside had to make in the root filesystem.
 fn set_up(
-    launch: &Launch,
+    course: Course<'_>,
     record: &mut Record,
     init: &Child,
     socket: &OwnedFd,
     notice: &mut dyn FnMut(&str),
     made: &mut Vec<PathBuf>,
-) -> std::result::Result<Option<OwnedFd>, Option<RunError>> {
-    let by_helpers = matches!(launch.maps.writer, MapWriter::Helpers { .. });
-    launch.maps.install(init.pid).map_err(|source| RunError::Maps { by_helpers, source })?;
-    match handshake::send_mapped(socket) {
-        // It has failed already and says why.
-        Err(error) if error.errno() == Errno::EPIPE => {}
-        other => other.map_err(outside("talk to the init"))?,
+) -> std::result::Result<(Option<OwnedFd>, Around), Option<RunError>> {
+    let Course { launch, plan, mask } = course;
+    if !plan.joins(CloneFlags::CLONE_NEWUSER) {
+        let by_helpers = matches!(launch.maps.writer, MapWriter::Helpers { .. });
+        launch.maps.install(init.pid).map_err(|source| RunError::Maps { by_helpers, source })?;
     }
+    launch.network.write_files().map_err(RunError::Network)?;
+    tell(handshake::send_mapped(socket))?;
     // Meanwhile it sets itself up.
+    let attaching = network::start(&launch.network, init.pid, mask).map_err(RunError::Network)?;
     record.keep_config(&launch.spec).map_err(RunError::State)?;
+    let helpers = attaching.finish(notice).map_err(RunError::Network)?;
+    if launch.network.has_helpers() {
+        tell(handshake::send_go(socket))?;
+    }
     let mut master = None;
     let mut main = None;
     while let Some((message, fd)) =
@@ -253,18 +300,30 @@ fn set_up(
             (Message::Main, Some(fd)) => {
                 main = Some(handshake::pid_of(fd).map_err(outside("identify the command"))?);
             }
-            (Message::Started | Message::Terminal | Message::Main, _) => {}
+            (Message::Started | Message::Terminal | Message::Main | Message::Init, _) => {}
         }
     }
     let main = main.ok_or(None)?;
+    let is_guest = plan.joins(CloneFlags::CLONE_NEWPID);
+    let mark = if is_guest { Mark::of(main) } else { None };
     record.running(init.pid, main).map_err(RunError::State)?;
-    Ok(master)
+    Ok((master, Around { helpers, mark }))
+}
+
+/// The result of saying a word to the inside.
+fn tell(sent: ctsys::error::Result<()>) -> Result<()> {
+    match sent {
+        // It has failed already and says why.
+        Err(error) if error.errno() == Errno::EPIPE => Ok(()),
+        other => other.map_err(outside("talk to the init")),
+    }
 }
 
 /// Starts the monitor and waits until it says that the command runs.
 fn detached(
     launch: &Launch,
     plan: &Plan,
+    joined: &birth::Open,
     place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
@@ -272,7 +331,7 @@ fn detached(
 ) -> Result<u8> {
     let (ours, theirs) = fdpass::pair().map_err(outside("make a socket"))?;
     let monitor = clone::spawn(CloneFlags::empty(), move || {
-        match monitor_start(launch, plan, place, states, mask, &theirs) {
+        match monitor_start(launch, plan, joined, place, states, mask, &theirs) {
             Ok(running) => running.watch(theirs),
             Err(error) => {
                 let failure = Failure {
@@ -298,7 +357,7 @@ fn detached(
                 return Err(RunError::Inside(failure));
             }
             Message::Started => return Ok(0),
-            Message::Made(_) | Message::Terminal | Message::Main => {}
+            Message::Made(_) | Message::Terminal | Message::Main | Message::Init => {}
         }
     }
     let code = wait::wait(&monitor.pidfd).map_err(outside("wait for the monitor"))?;
@@ -311,12 +370,14 @@ struct Detached {
     cgroup: Option<Cgroup>,
     record: Record,
     relay: Relay,
+    around: Around,
 }
 
 /// The monitor's part until the command runs.
 fn monitor_start(
     launch: &Launch,
     plan: &Plan,
+    joined: &birth::Open,
     place: Option<&Place>,
     states: StateRoot,
     mask: &SignalSet,
@@ -324,7 +385,8 @@ fn monitor_start(
 ) -> Result<Detached> {
     // What the caller's shell has open must not stay so for as long as the container runs.
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let keep = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), socket.as_fd()];
+    let mut keep = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd(), socket.as_fd()];
+    keep.extend(joined.fds());
     isolate::close_all_but(&keep).map_err(outside("close descriptors"))?;
     // Until the command runs, the caller's end is this one's: nobody would be told.
     die_with_parent(Some(Signal::SIGKILL))?;
@@ -349,7 +411,7 @@ fn monitor_start(
     let mut notice = |text: &str| {
         let _ = handshake::send(socket, &Message::Notice(text.into()), None);
     };
-    let started = match start(launch, plan, place, &mut record, mask, &mut notice) {
+    let started = match start(launch, plan, joined, place, &mut record, mask, &mut notice) {
         Ok(started) => started,
         Err(error) => {
             record.remove()?;
@@ -363,7 +425,13 @@ fn monitor_start(
     };
     let relay = relay.map_err(outside("take the container's output"))?;
     die_with_parent(None)?;
-    Ok(Detached { init: started.init, cgroup: started.cgroup, record, relay })
+    Ok(Detached {
+        init: started.init,
+        cgroup: started.cgroup,
+        record,
+        relay,
+        around: started.around,
+    })
 }
 
 impl Detached {
@@ -378,6 +446,7 @@ impl Detached {
             let _ = signal::send(&self.init.pidfd, libc::SIGKILL);
         }
         let code = monitor::wait_for(&self.init.pidfd, Some(self.relay)).unwrap_or(125);
+        self.around.end();
         if self.cgroup.is_some_and(|cgroup| cgroup.oom_kills() > 0) {
             self.record.oom_killed();
         }

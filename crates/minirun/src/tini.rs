@@ -121,7 +121,7 @@ fn run(options: &Options, command: &[OsString], report: &Report<'_>) -> Result<u
     if !gets_orphans() {
         report.not_the_reaper();
     }
-    let words: Vec<CString> = command.iter().filter_map(|word| word_of(word)).collect();
+    let words: Vec<CString> = command.iter().filter_map(word_of).collect();
     let main = child::start(&words, &signals, report)?;
     report.say(Level::Info, || {
         format!("Spawned child process '{}' with pid '{main}'", shown(command))

@@ -172,7 +172,6 @@ fn options_change_the_configuration() {
         accounts: &accounts(),
         maps: &maps,
         terminal: false,
-        network_files: &[],
         profile: None,
         volumes: &image.volumes,
     };

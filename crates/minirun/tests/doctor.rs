@@ -305,6 +305,9 @@ fn a_state_directory_that_cannot_be_used_is_named() {
     );
 }
 
+/// CLONE_NEWUSER, the bit of clone(2)'s first argument.
+const NEWUSER: u64 = 0x1000_0000;
+
 /// As the engines' filters do: unshare and clone3 are refused, or answered as if they were not there.
 #[test]
 fn behind_a_seccomp_filter_it_says_so() {
@@ -322,6 +325,9 @@ fn behind_a_seccomp_filter_it_says_so() {
             "defaultAction": "SCMP_ACT_ALLOW",
             "syscalls": [
                 {"names": ["unshare", "clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno},
+                {"names": ["clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "args": [{
+                    "index": 0, "op": "SCMP_CMP_MASKED_EQ", "value": NEWUSER, "valueTwo": NEWUSER,
+                }]},
             ],
         });
         std::fs::write(&path, config.to_string()).unwrap();

@@ -1,5 +1,7 @@
 //! One more command in a container that runs.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 

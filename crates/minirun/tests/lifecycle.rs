@@ -1,5 +1,7 @@
 //! Containers in the background, and what is done to them by name.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 

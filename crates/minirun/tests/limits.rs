@@ -2,6 +2,8 @@
 //! may not. The hierarchy here has no controllers for memory and the like: what those do is shown in
 //! a virtual machine (scripts/e2e-vm).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 mod delegated;

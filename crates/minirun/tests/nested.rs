@@ -22,6 +22,22 @@ fn with_inner(who: As, depth: usize) -> Container {
     c
 }
 
+/// Runs a script in the outermost container. The usual filter of system calls lets no container make
+/// another one; `$OPEN` takes it off the next.
+fn sh(c: &Container, script: &str) -> Finished {
+    let open = ["--security-opt", "seccomp=unconfined"];
+    let variable = format!("OPEN={}", open.join(" "));
+    let args = ["--rootless", "-e", &variable, "--", "/bin/sh", "-c", script];
+    c.minirun(&[&open[..], &args[..]].concat())
+}
+
+#[test]
+fn the_usual_filter_allows_no_container_inside_and_says_so() {
+    let c = with_inner(As::User(TestUser::without_subids().isolated()), 1);
+    let done = c.sh("cd /inner && minirun -- true");
+    assert_refused(&done, 125, "EPERM", "--security-opt seccomp=unconfined");
+}
+
 fn assert_told_of(done: &Finished, kind: &str) {
     done.assert_stderr(&format!("the kernel allows no {kind} of its own here"));
 }
@@ -30,10 +46,10 @@ fn assert_told_of(done: &Finished, kind: &str) {
 fn three_deep_the_outer_proc_and_sys_are_shown_and_told_of() {
     for who in As::all() {
         let c = with_inner(who, 2);
-        let script = "cd /inner && minirun --rootless -- sh -c \
-            'cd /inner && minirun --rootless -- sh -c \"id -u; cat /proc/self/comm; \
+        let script = "cd /inner && minirun $OPEN -- sh -c \
+            'cd /inner && minirun --security-opt seccomp=unconfined -- sh -c \"id -u; cat /proc/self/comm; \
              ls /sys/class/net; head -c1 /proc/kcore | wc -c; echo 1 2>&1 >/proc/sys/kernel/hostname; exit 9\"'";
-        let done = c.sh(script);
+        let done = sh(&c, script);
         done.assert_code(9);
         let text = done.stdout_text();
         let lines: Vec<_> = text.lines().collect();
@@ -52,7 +68,7 @@ fn a_nested_container_is_started_joined_and_ended_as_any_other() {
         minirun exec web -- sh -c 'id -u; exit 4'; echo $?; minirun list -q; \
         minirun kill web && while minirun list | grep -q running; do sleep 0.05; done; \
         minirun delete web; minirun list -q; echo done";
-    let done = c.sh(script);
+    let done = sh(&c, script);
     done.assert_code(0).assert_stdout("web\n0\n4\nweb\ndone\n");
 }
 
@@ -66,8 +82,8 @@ fn what_the_outer_proc_shows_is_not_open() {
         for f in exe root cwd; do readlink $p/$f && echo open: $p/$f; done; \
         for f in environ mem maps; do head -c1 $p/$f && echo open: $p/$f; done; \
         done 2>/dev/null; echo looked";
-    let script = format!("cd /inner && SECRET=x minirun --rootless -- sh -c '{look}'");
-    c.sh(&script).assert_code(0).assert_stdout("looked\n");
+    let script = format!("cd /inner && SECRET=x minirun $OPEN -- sh -c '{look}'");
+    sh(&c, &script).assert_code(0).assert_stdout("looked\n");
 }
 
 /// In a container of another runtime's, as root without the capabilities that map ids.

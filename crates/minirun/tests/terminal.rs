@@ -1,5 +1,7 @@
 //! Terminals, through a real pseudo-terminal.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 mod common;
 mod container;
 

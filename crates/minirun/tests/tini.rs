@@ -1,5 +1,7 @@
 //! The init alone: `minirun init`, and by the name of tini beside Debian's.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
+
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -50,62 +52,68 @@ fn comparable(text: &str) -> Vec<String> {
     lines
 }
 
+/// Arguments, and what is in the environment.
+type Case = (&'static [&'static str], &'static [(&'static str, &'static str)]);
+
+/// A command that leaves a process behind.
+const BUSY: &str = "(sleep 0.1; :) & exit 0";
+/// One whose grandchild is reaped before its own end.
+const ORPHAN: &str = "setsid sh -c '(: &) ; exit' ; sleep 0.2; exit 5";
+
+const CASES: &[Case] = &[
+    (&[], &[]),
+    (&["--"], &[]),
+    (&["--version"], &[]),
+    (&["--version", "x"], &[]),
+    (&["-h"], &[]),
+    (&["-sh"], &[]),
+    (&["--help"], &[]),
+    (&["-x"], &[]),
+    (&["-sx", "true"], &[]),
+    (&["-e"], &[]),
+    (&["-p"], &[]),
+    (&["-", "x"], &[]),
+    (&["true"], &[]),
+    (&["--", "true"], &[]),
+    (&["-s", "--", "true"], &[]),
+    (&["-s", "true", "-v"], &[]),
+    (&["-s", "true", "-v"], &[("POSIXLY_CORRECT", "1")]),
+    (&["-s", "echo", "a", "--", "-x"], &[]),
+    (&["-v", "true"], &[]),
+    (&["-vv", "--", "true"], &[]),
+    (&["-svvv", "--", "true"], &[]),
+    (&["-svvv", "--", "sh", "-c", "kill -9 $$"], &[]),
+    (&["-svvv", "--", "sh", "-c", "kill -40 $$"], &[]),
+    (&["-svv", "--", "nosuch"], &[]),
+    (&["-s", "/etc"], &[]),
+    (&["-s", "/etc/passwd/x"], &[]),
+    (&["-s", "--", "sh", "-c", "exit 7"], &[]),
+    (&["-s", "-e", "7", "-e143", "--", "sh", "-c", "exit 7"], &[]),
+    (&["-s", "-e", "143", "--", "sh", "-c", "kill -15 $$"], &[]),
+    (&["-s", "-e", "", "--", "false"], &[]),
+    (&["-s", "-e", " +1", "--", "false"], &[]),
+    (&["-s", "-e", "1x", "--", "false"], &[]),
+    (&["-s", "-e", "256", "--", "false"], &[]),
+    (&["-s", "-e", "-1", "--", "false"], &[]),
+    (&["-s", "-e", "99999999999999999999", "--", "false"], &[]),
+    (&["-p", "SIGKILL", "-s", "true"], &[]),
+    (&["-p", "KILL", "-s", "true"], &[]),
+    (&["-p", "9", "-s", "true"], &[]),
+    (&["-p", "SIGPWR", "-s", "true"], &[]),
+    (&["-s", "-w", "--", "sh", "-c", ORPHAN], &[]),
+    (&["-s", "--", "sh", "-c", BUSY], &[]),
+    (&["true"], &[("TINI_SUBREAPER", "")]),
+    (&["true"], &[("TINI_VERBOSITY", "0")]),
+    (&["-vvv", "true"], &[("TINI_VERBOSITY", "2")]),
+    (&["-s", "true"], &[("TINI_VERBOSITY", "-1")]),
+    (&["-s", "true"], &[("TINI_VERBOSITY", "x")]),
+    (&["-x"], &[("TINI_VERBOSITY", "0")]),
+];
+
 #[test]
 fn by_its_name_it_says_and_does_what_debians_does() {
-    let none: &[(&str, &str)] = &[];
-    let script = "(sleep 0.1; :) & exit 0";
-    let orphan = "setsid sh -c '(: &) ; exit' ; sleep 0.2; exit 5";
-    let cases: &[(&[&str], &[(&str, &str)])] = &[
-        (&[], none),
-        (&["--"], none),
-        (&["--version"], none),
-        (&["--version", "x"], none),
-        (&["-h"], none),
-        (&["-sh"], none),
-        (&["--help"], none),
-        (&["-x"], none),
-        (&["-sx", "true"], none),
-        (&["-e"], none),
-        (&["-p"], none),
-        (&["-", "x"], none),
-        (&["true"], none),
-        (&["--", "true"], none),
-        (&["-s", "--", "true"], none),
-        (&["-s", "true", "-v"], none),
-        (&["-s", "true", "-v"], &[("POSIXLY_CORRECT", "1")]),
-        (&["-s", "echo", "a", "--", "-x"], none),
-        (&["-v", "true"], none),
-        (&["-vv", "--", "true"], none),
-        (&["-svvv", "--", "true"], none),
-        (&["-svvv", "--", "sh", "-c", "kill -9 $$"], none),
-        (&["-svvv", "--", "sh", "-c", "kill -40 $$"], none),
-        (&["-svv", "--", "nosuch"], none),
-        (&["-s", "/etc"], none),
-        (&["-s", "/etc/passwd/x"], none),
-        (&["-s", "--", "sh", "-c", "exit 7"], none),
-        (&["-s", "-e", "7", "-e143", "--", "sh", "-c", "exit 7"], none),
-        (&["-s", "-e", "143", "--", "sh", "-c", "kill -15 $$"], none),
-        (&["-s", "-e", "", "--", "false"], none),
-        (&["-s", "-e", " +1", "--", "false"], none),
-        (&["-s", "-e", "1x", "--", "false"], none),
-        (&["-s", "-e", "256", "--", "false"], none),
-        (&["-s", "-e", "-1", "--", "false"], none),
-        (&["-s", "-e", "99999999999999999999", "--", "false"], none),
-        (&["-p", "SIGKILL", "-s", "true"], none),
-        (&["-p", "KILL", "-s", "true"], none),
-        (&["-p", "9", "-s", "true"], none),
-        (&["-p", "SIGPWR", "-s", "true"], none),
-        (&["-s", "-w", "--", "sh", "-c", orphan], none),
-        (&["-s", "--", "sh", "-c", script], none),
-        (&["true"], &[("TINI_SUBREAPER", "")]),
-        (&["true"], &[("TINI_VERBOSITY", "0")]),
-        (&["-vvv", "true"], &[("TINI_VERBOSITY", "2")]),
-        (&["-s", "true"], &[("TINI_VERBOSITY", "-1")]),
-        (&["-s", "true"], &[("TINI_VERBOSITY", "x")]),
-        (&["-x"], &[("TINI_VERBOSITY", "0")]),
-    ];
     let ours = binary("minirun").to_string_lossy().into_owned();
-    for (args, env) in cases {
+    for (args, env) in CASES {
         for name in ["tini", "/opt/tini-static"] {
             let [theirs, mine] = [DEBIANS, &ours].map(|program| by_name(program, name, args, env));
             let what = |done: &Finished| {

@@ -14,6 +14,7 @@ mod limits;
 mod list;
 mod logs;
 mod mounts;
+mod network;
 mod remove;
 mod rights;
 mod run;
@@ -37,7 +38,7 @@ Exit codes:
   125    minirun failed or was used wrongly
   126    the command cannot be executed
   127    the command was not found
-  128+N  the command died by signal N
+  128+N  the command died by signal N (docs/EXIT-CODES.md: how to tell one 137 from another)
 The other subcommands but exec end with 0, or 1 on failure; doctor with 1 where no container can
 run.
 

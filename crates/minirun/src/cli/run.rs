@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::environment::EnvArgs;
 use super::ids::IdArgs;
 use super::life::LifeArgs;
 use super::limits::LimitArgs;
 use super::mounts::MountArgs;
+use super::network::{NET_VARIABLE, NetworkArgs};
 use super::rights::RightsArgs;
 use super::security::SecurityArgs;
-use crate::config::overrides::{Net, Overrides};
+use crate::config::overrides::Overrides;
 use crate::prepare::{Error, Result, RunOptions, Target};
 
 /// HOST_NAME_MAX of Linux (uname(2)).
@@ -49,9 +50,8 @@ pub struct RunArgs {
     rights: RightsArgs,
     #[command(flatten)]
     ids: IdArgs,
-    /// Network: one of its own with loopback only, or the host's [default: the config's, else none]
-    #[arg(long, visible_alias = "network", value_enum)]
-    net: Option<NetArg>,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Host name inside the container [default: the name]
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
@@ -79,13 +79,6 @@ pub struct RunArgs {
     command: Vec<String>,
 }
 
-/// Which network, as typed.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum NetArg {
-    None,
-    Host,
-}
-
 impl RunArgs {
     /// What was typed, as it is meant. `dir` is the caller's directory, `lookup` the caller's
     /// environment.
@@ -103,15 +96,11 @@ impl RunArgs {
         let overrides = Overrides {
             command: self.command,
             entrypoint: self.entrypoint,
-            env: self.env.read(lookup)?,
+            env: self.env.read(&lookup)?,
             workdir: self.workdir.map(workdir).transpose()?.map(PathBuf::from),
             user: self.user.map(|text| text.parse()).transpose().map_err(Error::User)?,
             mounts: self.mounts.changes(dir).map_err(Error::Value)?,
             rights: self.rights.changes()?,
-            net: self.net.map(|net| match net {
-                NetArg::None => Net::None,
-                NetArg::Host => Net::Host,
-            }),
             hostname: self.hostname.map(hostname).transpose()?,
             security: self.security.into_security(dir)?,
             read_only: self.mounts.read_only,
@@ -127,6 +116,8 @@ impl RunArgs {
             log_bytes: life.log_bytes,
             dry_run: self.dry_run,
             terminal: self.tty,
+            network: self.network.into_options(dir),
+            default_net: lookup(NET_VARIABLE),
             ids: self.ids.choice().map_err(Error::Value)?,
             overrides,
         })

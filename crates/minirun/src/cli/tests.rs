@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::config::ids::IdChoice;
 use crate::config::mounts::Source;
-use crate::config::overrides::Net;
+use crate::config::network::Net;
 use crate::prepare::{Error, RunOptions, Target};
 
 fn parse(words: &[&str]) -> std::result::Result<Cli, clap::Error> {
@@ -87,10 +87,10 @@ fn flags_mean_what_dockers_do() {
     assert_eq!(o.overrides.env, ["A=b=c", "LANG=C"]);
     assert_eq!(o.overrides.workdir.as_deref(), Some(Path::new("/srv")));
     assert_eq!(o.overrides.user.unwrap().to_string(), "1:2");
-    assert_eq!(o.overrides.net, Some(Net::Host));
+    assert_eq!(o.network.net, Some(Net::Host));
     assert_eq!(o.overrides.mounts.added[0].source, Source::Host("/d/a".into()));
     assert_eq!(o.overrides.entrypoint.as_deref(), Some(""));
-    assert_eq!(options(&["--network", "none"]).overrides.net, Some(Net::None));
+    assert_eq!(options(&["--network", "none"]).network.net, Some(Net::None));
 }
 
 #[test]

@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | root filesystem | writable | packages get installed, servers write their files |
 //! | capabilities | docker's fourteen, none ambient or inheritable | images are made for docker |
-//! | network | a namespace of its own, so a fresh sysfs | `--net host` shares the host's |
+//! | network | a namespace of its own, so a fresh sysfs | `--net` says how it is connected |
 //! | ids | those that the root filesystem was unpacked with | owners are right inside |
 //! | `noNewPrivileges` | false, as docker | su and sudo work; the user namespace is the boundary |
 //! | `rlimits` | none: the caller's | without root the hard limit cannot be raised anyway |
@@ -29,6 +29,7 @@ pub mod image;
 pub mod limits;
 pub mod mount_option;
 pub mod mounts;
+pub mod network;
 pub mod overrides;
 pub mod process;
 pub mod rights;

@@ -1,10 +1,10 @@
 //! What the flags of one run change in a configuration, whoever wrote it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ctsys::idmap::IdMaps;
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 
 use super::ephemeral::{self, Ephemeral};
 use super::limits::Limits;
@@ -14,7 +14,6 @@ use super::rights::RightsChanges;
 use super::security::Security;
 use super::settable_gids;
 use crate::seccomp::profile::Profile;
-use crate::spec;
 use crate::user::{Accounts, Ids, UserError, UserSpec};
 
 /// What was asked for, for one run.
@@ -34,8 +33,6 @@ pub struct Overrides {
     pub mounts: MountChanges,
     /// Rights, limits and kernel parameters.
     pub rights: RightsChanges,
-    /// Which network.
-    pub net: Option<Net>,
     /// The host name inside.
     pub hostname: Option<String>,
     /// Do not let the root filesystem be written.
@@ -50,15 +47,6 @@ pub struct Overrides {
     pub limits: Limits,
 }
 
-/// Which network a container has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Net {
-    /// One of its own, with a loopback device only.
-    None,
-    /// The host's.
-    Host,
-}
-
 /// What the changes depend on.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
@@ -70,8 +58,6 @@ pub struct Context<'a> {
     pub maps: &'a IdMaps,
     /// Give the command a terminal of its own.
     pub terminal: bool,
-    /// Files of the host's that a container on its network sees: (path inside, path on the host).
-    pub network_files: &'a [(PathBuf, PathBuf)],
     /// The seccomp profile that is asked for by its file's name, and the kernel's version.
     pub profile: Option<(&'a Profile, (u64, u64))>,
     /// The volumes that the image names.
@@ -94,11 +80,6 @@ pub fn apply(
         && let Some(root) = spec.root_mut()
     {
         root.set_readonly(Some(true));
-    }
-    match overrides.net {
-        Some(Net::Host) => share_network(spec, context.network_files),
-        Some(Net::None) => own_network(spec),
-        None => {}
     }
     if !overrides.annotations.is_empty() {
         let added = overrides.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
@@ -169,35 +150,6 @@ fn change_user(process: &mut Process, context: &Context<'_>, ids: Ids) {
     let mut user = user(&Ids { additional_gids, ..ids });
     user.set_umask(umask);
     process.set_user(user);
-}
-
-/// Without a network namespace of its own the kernel refuses a fresh sysfs: the host's then.
-fn share_network(spec: &mut Spec, files: &[(PathBuf, PathBuf)]) {
-    if let Some(namespaces) = spec.linux_mut().as_mut().and_then(|l| l.namespaces_mut().as_mut()) {
-        namespaces.retain(|n| n.typ() != LinuxNamespaceType::Network);
-    }
-    let mounts = spec.mounts_mut().get_or_insert_default();
-    for mount in mounts.iter_mut().filter(|m| m.typ().as_deref() == Some("sysfs")) {
-        *mount = spec::host_sys();
-    }
-    for (inside, on_host) in files {
-        if !mounts.iter().any(|m| m.destination() == inside) {
-            mounts.push(host_file(inside, on_host));
-        }
-    }
-}
-
-fn host_file(inside: &Path, on_host: &Path) -> Mount {
-    let mut mount = spec::mount("", "bind", "", &["bind", "nosuid", "nodev", "noexec", "ro"]);
-    mount.set_destination(inside.into()).set_source(Some(on_host.into()));
-    mount
-}
-
-fn own_network(spec: &mut Spec) {
-    let Some(linux) = spec.linux_mut() else { return };
-    let namespaces = linux.namespaces_mut().get_or_insert_default();
-    namespaces.retain(|n| n.typ() != LinuxNamespaceType::Network);
-    namespaces.push(spec::namespace(LinuxNamespaceType::Network));
 }
 
 #[cfg(test)]

@@ -34,9 +34,36 @@ fn nothing_that_cannot_be_honoured_is_passed_over() {
         let error = error_of(|c| c.pointer_mut(pointer).unwrap()[key] = value);
         assert_eq!(error, format!("config asks for {want}, which minirun does not support yet"));
     }
-    let net = json!({"type": "network", "path": "/run/netns/x"});
-    let error = error_of(|c| c["linux"]["namespaces"].as_array_mut().unwrap().push(net));
-    assert!(error.contains("existing net namespace"), "{error}");
+}
+
+#[test]
+fn namespaces_are_new_or_joined_with_the_user_namespace_first() {
+    use serde_json::json;
+    let of = |list: serde_json::Value| plan_of(|c| c["linux"]["namespaces"] = list);
+    let plan = of(json!([
+        {"type": "network", "path": "/run/netns/x"}, {"type": "mount"},
+        {"type": "pid", "path": "/proc/7/ns/pid"}, {"type": "user", "path": "/proc/7/ns/user"},
+        {"type": "ipc"},
+    ]));
+    let plan = plan.unwrap();
+    assert_eq!(plan.namespaces, CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC);
+    let joined: Vec<_> = plan.joined.iter().map(|j| (j.kind, j.path.to_str().unwrap())).collect();
+    let want = [
+        (CloneFlags::CLONE_NEWUSER, "/proc/7/ns/user"),
+        (CloneFlags::CLONE_NEWNET, "/run/netns/x"),
+        (CloneFlags::CLONE_NEWPID, "/proc/7/ns/pid"),
+    ];
+    assert_eq!(joined, want);
+    assert!(plan.joins(CloneFlags::CLONE_NEWPID) && !plan.joins(CloneFlags::CLONE_NEWIPC));
+    let user_and = |other: serde_json::Value| {
+        of(json!([{"type": "user"}, {"type": "pid"}, {"type": "mount"}, other])).unwrap_err()
+    };
+    let relative = user_and(json!({"type": "network", "path": "x"}));
+    assert!(relative.to_string().contains("absolute path"), "{relative}");
+    let twice = user_and(json!({"type": "pid", "path": "/x"}));
+    assert!(twice.to_string().contains("each type once"), "{twice}");
+    let mount = of(json!([{"type": "user"}, {"type": "pid"}, {"type": "mount", "path": "/x"}]));
+    assert_eq!(mount.unwrap_err(), PlanError::Unsupported("an existing mnt namespace".into()));
 }
 
 #[test]

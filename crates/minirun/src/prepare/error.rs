@@ -13,6 +13,7 @@ use crate::config::image::ImageError;
 use crate::config::limits::LimitError;
 use crate::config::security::SecurityError;
 use crate::config::value::BadValue;
+use crate::network::NetworkError;
 use crate::refusal;
 use crate::seccomp::profile::ProfileError;
 use crate::user::UserError;
@@ -85,6 +86,9 @@ pub enum Error {
     /// A limit.
     #[error(transparent)]
     Limit(LimitError),
+    /// The network, or a namespace to share.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// A `--security-opt`.
     #[error(transparent)]
     Security(SecurityError),
@@ -232,6 +236,7 @@ impl Explain for Error {
             Self::Profile { .. } => "it takes docker's form of a profile, or config.json's".into(),
             Self::Source { .. } => "the caller must be able to reach it".into(),
             Self::Limit(error) => format!("see minirun --help for {}", error.option),
+            Self::Network(error) => return error.hint(),
             Self::Name(_) => "--name takes letters, digits and _ + - .".into(),
             Self::Variable(_) => "-e NAME takes the caller's value, -e NAME=VALUE this one".into(),
             Self::EnvFile { .. } => "--env-file takes a file with a line NAME=VALUE for each variable".into(),

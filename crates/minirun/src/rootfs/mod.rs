@@ -66,7 +66,7 @@ fn build(
     for mount in &plan.mounts {
         // A read-only /dev is filled first.
         let later = if mount.target == dev { attr::RDONLY } else { 0 };
-        mounts::make(root, mount, later, plan.namespaces, notice)?;
+        mounts::make(root, mount, later, plan, notice)?;
     }
     let dev_mount = plan.mounts.iter().rfind(|m| m.target == dev);
     if !dev_mount.is_some_and(|m| matches!(m.source, MountSource::Bind { .. })) {

@@ -11,7 +11,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, PROC_SUPER_MAGIC, fstatfs, statfs};
 
 use super::target::{Kind, Root, file_type, stat};
 use crate::handshake::{Failure, Step};
-use crate::plan::{Mount, MountSource};
+use crate::plan::{Mount, MountSource, Plan};
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// Filesystems that a user namespace can mount (`FS_USERNS_MOUNT` in the kernel): where one of them
@@ -25,7 +25,7 @@ pub(super) fn make(
     root: Root<'_>,
     mount: &Mount,
     later: u64,
-    namespaces: CloneFlags,
+    plan: &Plan,
     notice: &mut dyn FnMut(String),
 ) -> Result<(), Failure> {
     let path = &mount.target;
@@ -37,7 +37,7 @@ pub(super) fn make(
                 Ok(tree) => place(root, path, &tree, kind == "proc" || kind == "sysfs"),
                 // The kernel makes no new one where the one outside has parts covered, as in a
                 // container: it would show them (mount_too_revealing in fs/namespace.c).
-                Err(error) if error.errno() == Errno::EPERM && is_nested(kind, namespaces) => {
+                Err(error) if error.errno() == Errno::EPERM && is_nested(kind, plan) => {
                     let numbers = if kind == "proc" { ", with its process numbers" } else { "" };
                     notice(format!(
                         "the kernel allows no {kind} of its own here (the one outside is partly \
@@ -45,17 +45,17 @@ pub(super) fn make(
                     ));
                     outer(root, mount, kind)
                 }
-                Err(error) => Err(refused(error, mount, kind, namespaces)),
+                Err(error) => Err(refused(error, mount, kind, plan.all_namespaces())),
             }
         }
-        MountSource::Cgroup => cgroup(root, mount, namespaces),
+        MountSource::Cgroup => cgroup(root, mount, plan.all_namespaces()),
     }
 }
 
 /// Whether the namespaces would allow a new filesystem of that kind, so that only covered parts of
 /// the outer one can be the reason of a refusal.
-fn is_nested(kind: &str, namespaces: CloneFlags) -> bool {
-    kind == "proc" || kind == "sysfs" && namespaces.contains(CloneFlags::CLONE_NEWNET)
+fn is_nested(kind: &str, plan: &Plan) -> bool {
+    kind == "proc" || kind == "sysfs" && plan.all_namespaces().contains(CloneFlags::CLONE_NEWNET)
 }
 
 /// Shows the outer procfs or sysfs instead of a new one.

@@ -44,10 +44,13 @@ impl As {
     }
 
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
-        match self {
+        let mut command = match self {
             Self::Root => Command::new(program.as_ref()),
             Self::User(user) => user.command(program.as_ref()),
-        }
+        };
+        // What works on this machine is another network for each caller; tests/network.rs has them.
+        command.env("MINIRUN_NET", "none");
+        command
     }
 
     /// Runs `program` in `dir`, on the host as it is, or in a mount namespace that shows one with
