@@ -62,7 +62,7 @@ impl SignalSet {
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = libc::timespec {
                 // More than the kernel counts is as good as for ever.
-                tv_sec: libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX),
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: left.subsec_nanos().into(),
             };
             // SAFETY: set and limit outlive the call; no details are asked for.

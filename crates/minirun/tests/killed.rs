@@ -1,7 +1,7 @@
 //! Containers whose minirun was killed, and state directories that cannot be used: nothing is left
 //! that the next call does not clean up.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
 mod container;

@@ -1,6 +1,6 @@
 //! What a container in the background writes: kept within a bound, shown, followed.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
 mod container;

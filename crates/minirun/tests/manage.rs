@@ -1,6 +1,6 @@
 //! Containers managed by docker's names for it: stop, rm, wait, inspect, top, labels.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
 mod container;

@@ -1,6 +1,6 @@
 //! Many containers, one after the other and at the same time: each is found, and nothing stays.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panic")]
 
 mod common;
 mod container;
