@@ -233,6 +233,11 @@ fn explain(command: &CStr, path: &CStr, errno: Errno, searched: bool) -> Failure
         Errno::ENOEXEC => failure
             .hint("the file is neither a program for this machine's architecture nor a script with #!")
             .code(126),
+        Errno::ENAMETOOLONG => failure.hint("a path has at most 4095 bytes, a name in it 255").code(126),
+        Errno::E2BIG => {
+            failure.hint("arguments and environment together are too long for the kernel").code(126)
+        }
+        Errno::ELOOP => failure.hint("it is a circle of symbolic links").code(126),
         _ => failure.code(126),
     };
     Failure { errno: errno as i32, ..failure }

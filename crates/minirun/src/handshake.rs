@@ -30,6 +30,9 @@ use crate::refusal;
 /// A message is at most this long: one failure with a path or two in it.
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
+/// More of a failure's text than this is not told: it has a command of the user's in it.
+const MAX_TOLD_BYTES: usize = 8 << 10;
+
 /// What the outside says.
 const MAPPED: &[u8] = b"mapped";
 const GO: &[u8] = b"go";
@@ -148,6 +151,12 @@ fn wait_word(socket: impl AsFd, word: &[u8]) -> Result<bool> {
 
 /// Sends a message, with a descriptor when the message has one.
 pub fn send(socket: impl AsFd, message: &Message, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+    if let Message::Failed(failure) = message
+        && failure.what.len() > MAX_TOLD_BYTES
+    {
+        let what = shortened(&failure.what);
+        return send(socket, &Message::Failed(Failure { what, ..failure.clone() }), fd);
+    }
     let bytes = serde_json::to_vec(message).map_err(|_| malformed("sendmsg"))?;
     fdpass::send(socket, &bytes, fd.as_slice())
 }
@@ -169,6 +178,16 @@ pub fn receive(socket: impl AsFd) -> Result<Option<(Message, Option<OwnedFd>)>> 
     };
     let message = serde_json::from_slice(bytes).map_err(|_| malformed("recvmsg"))?;
     Ok(Some((message, fds.into_iter().next())))
+}
+
+/// The beginning and the end, where the reason stands.
+fn shortened(text: &str) -> String {
+    let (start, end) = (MAX_TOLD_BYTES / 2, text.len() - MAX_TOLD_BYTES / 4);
+    format!(
+        "{}…{}",
+        &text[..text.floor_char_boundary(start)],
+        &text[text.ceil_char_boundary(end)..]
+    )
 }
 
 fn malformed(call: &'static str) -> SysError {

@@ -232,8 +232,16 @@ fn finish<E: Explain>(result: Result<(), E>) -> ExitCode {
 }
 
 fn print(text: &str) {
-    // A reader that has gone away wants no more of it.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // A reader that has gone away wants no more of it.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let _ =
+                writeln!(std::io::stderr(), "{PROGRAM}: cannot write to standard output: {error}");
+            std::process::exit(1);
+        }
+        _ => {}
+    }
 }
 
 fn notice(text: &str) {

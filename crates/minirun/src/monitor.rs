@@ -12,9 +12,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::terminal::Relay;
 
-/// What the waiting process leaves to the kernel: its own faults, the stops of a background process
-/// that uses the terminal, writes to a closed pipe, and the news of its children.
-const NOT_TAKEN: &[i32] = &[
+/// What the waiting process leaves to the kernel: the stops of a background process that uses the
+/// terminal, writes to a closed pipe, and the news of its children.
+const NOT_TAKEN: &[i32] = &[libc::SIGTTIN, libc::SIGTTOU, libc::SIGPIPE, libc::SIGCHLD];
+
+/// Faults. Where somebody sends one, it is this process that is to die of it, and the container with
+/// it; the terminal is given back before. One of its own kills it though they are blocked.
+const FAULTS: &[i32] = &[
     libc::SIGFPE,
     libc::SIGILL,
     libc::SIGSEGV,
@@ -22,10 +26,6 @@ const NOT_TAKEN: &[i32] = &[
     libc::SIGABRT,
     libc::SIGTRAP,
     libc::SIGSYS,
-    libc::SIGTTIN,
-    libc::SIGTTOU,
-    libc::SIGPIPE,
-    libc::SIGCHLD,
 ];
 
 /// The signals that are passed in. To be blocked before the container is born, so that none that
@@ -60,6 +60,7 @@ fn pass_on(pidfd: &OwnedFd, signal: i32, relay: Option<&Relay>) {
         (libc::SIGWINCH, Some(relay)) => return relay.resize(),
         // The kernel has continued this process already.
         (libc::SIGCONT, Some(relay)) => relay.resume(),
+        _ if FAULTS.contains(&signal) => die_by(signal, relay),
         _ => {}
     }
     // It may have ended meanwhile, which is noticed next.
@@ -67,6 +68,13 @@ fn pass_on(pidfd: &OwnedFd, signal: i32, relay: Option<&Relay>) {
     if signal == libc::SIGTSTP {
         stop(relay);
     }
+}
+
+fn die_by(signal: i32, relay: Option<&Relay>) {
+    relay.inspect(|relay| relay.suspend());
+    signal::reset_dispositions();
+    let _ = signal::kill(std::process::id().cast_signed(), signal);
+    let _ = SignalSet::all_but(&[NOT_TAKEN, &[signal]].concat()).block();
 }
 
 /// Stops this process as the signal would have done: it is what the caller's shell has as its job.

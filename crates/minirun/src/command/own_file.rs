@@ -11,7 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::Mode;
 
 /// How many interpreters the kernel goes on to, each named by the one before (fs/exec.c).
 const MAX_INTERPRETERS: usize = 5;
@@ -45,8 +46,7 @@ pub(super) fn leads_to_magic(path: &CStr) -> bool {
             .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let file = match openat2(AT_FDCWD, Path::new(OsStr::from_bytes(path.to_bytes())), how) {
             Ok(file) => File::from(file),
-            // So does a circle of links, which cannot be executed either.
-            Err(errno) => return errno == Errno::ELOOP,
+            Err(errno) => return errno == Errno::ELOOP && !is_circle(&path),
         };
         let mut line = Vec::with_capacity(256);
         let is_file = file.metadata().is_ok_and(|meta| meta.is_file());
@@ -59,6 +59,12 @@ pub(super) fn leads_to_magic(path: &CStr) -> bool {
         }
     }
     false
+}
+
+/// Whether symbolic links lead to each other for ever: what else fails so has a magic link on its way.
+fn is_circle(path: &CStr) -> bool {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, path, flags, Mode::empty()).is_err_and(|errno| errno == Errno::ELOOP)
 }
 
 /// The interpreter that a script's first line names (execve(2), "Interpreter scripts").
