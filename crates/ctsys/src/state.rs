@@ -532,7 +532,7 @@ mod tests {
         assert_eq!(root.find("abc").unwrap().id, "abc1");
         assert!(matches!(root.find("ab"), Err(StateError::Ambiguous { .. })));
         assert!(matches!(root.find("x"), Err(StateError::NotFound(_))));
-        assert!(matches!(root.create(&sample("new", "pod"), &lock), Err(StateError::Exists(_))));
+        assert!(matches!(root.create(&sample("abc1", "new"), &lock), Err(StateError::Exists(_))));
         root.remove("abc1", &lock).unwrap();
         assert!(matches!(root.find("pod"), Err(StateError::NotFound(_))));
     }
