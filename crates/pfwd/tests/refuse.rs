@@ -314,6 +314,8 @@ impl Record {
             main,
             monitor: None,
             exposed_ports: exposed_ports.to_vec(),
+            cgroup: None,
+            oom_killed: false,
             exit_code: None,
             started: None,
             finished: None,
