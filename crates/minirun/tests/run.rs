@@ -191,6 +191,10 @@ fn a_command_that_cannot_be_run_is_told_apart() {
         assert_refused(&run("/bin"), 126, "permission denied", "execute");
         assert_refused(&run("garbled"), 126, "exec format error", "architecture");
         assert_refused(&run("orphan"), 127, "interpreter", "install");
+        std::os::unix::fs::symlink("circle", rootfs.join("circle")).unwrap();
+        assert_refused(&run("/circle"), 126, "too many symbolic links", "circle");
+        // More than a message between the processes holds.
+        assert_refused(&run(&"a/".repeat(60_000)), 126, "name too long", "4095 bytes");
         assert!(!c.state_dir().exists(), "the failed container's record is gone");
     }
 }
