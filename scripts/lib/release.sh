@@ -23,5 +23,5 @@ release_binaries() {
 
 has_target() {
   [ -d "$(rustc --print target-libdir --target "$1" 2>/dev/null)" ] ||
-    timeout 300 rustup target add "$1" >/dev/null 2>&1
+    timeout 120 rustup target add "$1" >/dev/null 2>&1
 }
