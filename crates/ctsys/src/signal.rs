@@ -13,45 +13,53 @@ use crate::error::{Context, Result};
 /// The highest signal number on Linux (`_NSIG`).
 pub const MAX_SIGNAL: i32 = 64;
 
-/// A set of signals.
+/// The two signals below the real-time ones that C libraries take for themselves (nptl(7)): never
+/// blocked here, as a change of user in a program with threads waits for them.
+const RESERVED: [i32; 2] = [32, 33];
+
+/// Bytes of a set as the kernel has it: a bit for each signal.
+const SET_BYTES: usize = size_of::<u64>();
+
+/// A set of signals, as the kernel has it. The C libraries' sets leave signals out that they use
+/// themselves: musl's one more than glibc's, which programs in a container may well be sent.
 #[derive(Clone, Copy)]
-pub struct SignalSet(libc::sigset_t);
+pub struct SignalSet(u64);
 
 impl SignalSet {
     /// All signals but those given (and KILL and STOP, which cannot be blocked).
     pub fn all_but(without: &[i32]) -> Self {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: sigfillset writes a valid set to the pointer, which is to memory of that type.
-        unsafe { libc::sigfillset(set.as_mut_ptr()) };
-        // SAFETY: written just above.
-        let mut set = unsafe { set.assume_init() };
-        for &signal in without {
-            // SAFETY: `set` is a valid set; an unknown number is refused and changes nothing.
-            unsafe { libc::sigdelset(&raw mut set, signal) };
-        }
-        Self(set)
+        let left_out = without.iter().chain(&RESERVED);
+        Self(
+            left_out
+                .filter(|n| (1..=MAX_SIGNAL).contains(*n))
+                .fold(!0, |set, n| set & !(1 << (n - 1))),
+        )
     }
 
     /// Makes these the thread's blocked signals; returns what was blocked before.
     pub fn block(&self) -> Result<Self> {
-        let mut old = MaybeUninit::uninit();
-        // SAFETY: both pointers are to sets that outlive the call; the old one is written.
-        let result =
-            unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const self.0, old.as_mut_ptr()) };
-        Errno::result(result).call("sigprocmask", || "SIG_SETMASK".into())?;
-        // SAFETY: sigprocmask succeeded, so it wrote the old set.
-        Ok(Self(unsafe { old.assume_init() }))
+        let mut old = 0_u64;
+        // SAFETY: both pointers are to sets of the size told that outlive the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                libc::SIG_SETMASK,
+                &raw const self.0,
+                &raw mut old,
+                SET_BYTES,
+            )
+        };
+        Errno::result(result).call("rt_sigprocmask", || "SIG_SETMASK".into())?;
+        Ok(Self(old))
     }
 
     /// Waits until one of them, which should all be blocked, is pending, and takes it.
     pub fn wait(&self) -> Result<i32> {
         loop {
-            // SAFETY: the set outlives the call; no details are asked for.
-            let signal = unsafe { libc::sigwaitinfo(&raw const self.0, std::ptr::null_mut()) };
-            match Errno::result(signal) {
+            match self.take(std::ptr::null()) {
                 // A stop and continuation of the process.
                 Err(Errno::EINTR) => {}
-                other => return other.call("sigwaitinfo", String::new),
+                other => return other.call("rt_sigtimedwait", String::new),
             }
         }
     }
@@ -65,27 +73,39 @@ impl SignalSet {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: left.subsec_nanos().into(),
             };
-            // SAFETY: set and limit outlive the call; no details are asked for.
-            let signal = unsafe {
-                libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const limit)
-            };
-            match Errno::result(signal) {
+            match self.take(&raw const limit) {
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::EINTR) => {}
-                other => return other.map(Some).call("sigtimedwait", String::new),
+                other => return other.map(Some).call("rt_sigtimedwait", String::new),
             }
         }
     }
 
+    /// `limit` is null, for none, or points to one that outlives the call.
+    fn take(&self, limit: *const libc::timespec) -> std::result::Result<i32, Errno> {
+        let no_details = std::ptr::null_mut::<libc::siginfo_t>();
+        // SAFETY: the set, of the size told, and the limit outlive the call.
+        let signal = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigtimedwait,
+                &raw const self.0,
+                no_details,
+                limit,
+                SET_BYTES,
+            )
+        };
+        Errno::result(signal).map(|signal| i32::try_from(signal).unwrap_or(0))
+    }
+
     /// A descriptor that is readable when one of them is pending; not blocking, close-on-exec.
     pub fn fd(&self) -> Result<OwnedFd> {
-        // SAFETY: the set outlives the call.
-        let fd = unsafe {
-            libc::signalfd(-1, &raw const self.0, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-        };
-        let fd = Errno::result(fd).call("signalfd", String::new)?;
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        // SAFETY: the set, of the size told, outlives the call.
+        let fd =
+            unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const self.0, SET_BYTES, flags) };
+        let fd = Errno::result(fd).call("signalfd4", String::new)?;
         // SAFETY: the call succeeded, so `fd` is a fresh descriptor that nothing else owns.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+        Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) })
     }
 }
 
@@ -162,8 +182,12 @@ impl Disposition {
 
 /// Gives one signal its default action.
 pub fn set_default(signal: i32) {
-    // SAFETY: SIG_DFL installs no handler; a number that cannot be changed is refused.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The kernel's `struct sigaction`: handler, flags, restorer, mask. All zeros are SIG_DFL.
+    let action = [0_u64; 4];
+    let old = std::ptr::null_mut::<u64>();
+    // SAFETY: the action outlives the call and installs no handler; the old one is not asked for. A
+    // number that cannot be changed is refused.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), old, SET_BYTES) };
 }
 
 /// Gives every signal its default action, as a program expects it that is started: Rust's runtime
