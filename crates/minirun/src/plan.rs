@@ -131,7 +131,7 @@ impl Explain for PlanError {
             }
             Self::Unsupported(_) | Self::NotInCgroup2(_) => "remove it from config.json".into(),
             Self::Unmapped { .. } | Self::GroupsDenied => {
-                "choose another user with -u; or map more: with subordinate ids (minirun doctor shows yours) --uidmap 0:OWN:1 --uidmap 1:FIRST:COUNT, or pull the image again".into()
+                "choose another user with -u; or map more: have an administrator grant subordinate ids in /etc/subuid and /etc/subgid (minirun doctor shows yours), then --uidmap 0:OWN:1 --uidmap 1:FIRST:COUNT, or pull again".into()
             }
             Self::Invalid { field: "mounts destination" | "mounts type", .. } => {
                 "mount elsewhere: correct config.json, or the -v".into()

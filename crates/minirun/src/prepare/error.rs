@@ -246,7 +246,7 @@ impl Explain for Error {
             Self::Timeout(_) => "for half a minute: --stop-timeout 30".into(),
             Self::LogOption(_) => "the newest of the output is kept, as in: --log-opt max-size=10m".into(),
             Self::NoCommand => "give one after `--`, as in: minirun -- /bin/sh".into(),
-            Self::Unmapped { .. } => "run as root inside with -u 0; or map more: with subordinate ids (minirun doctor shows yours) --uidmap 0:OWN:1 --uidmap 1:FIRST:COUNT, or pull the image again".into(),
+            Self::Unmapped { .. } => "run as root inside with -u 0; or map more: have an administrator grant subordinate ids in /etc/subuid and /etc/subgid (minirun doctor shows yours), then --uidmap 0:OWN:1 --uidmap 1:FIRST:COUNT, or pull again".into(),
             Self::NoSubordinate { .. } => {
                 "install newuidmap and have a range granted in /etc/subuid and /etc/subgid, or pull again".into()
             }
