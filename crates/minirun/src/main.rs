@@ -83,7 +83,8 @@ fn run(args: RunArgs) -> ExitCode {
     match minirun::run::run(&prepared.launch, &mut notice) {
         Ok(code) => {
             if prepared.launch.detach {
-                print(&format!("{}\n", prepared.launch.id));
+                // It runs: that nobody can be told its id is no failure of it.
+                let _ = try_print(&format!("{}\n", prepared.launch.id));
             }
             ExitCode::from(code)
         }
@@ -232,16 +233,23 @@ fn finish<E: Explain>(result: Result<(), E>) -> ExitCode {
 }
 
 fn print(text: &str) {
-    let mut stdout = std::io::stdout();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match try_print(text) {
         // A reader that has gone away wants no more of it.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            let _ =
-                writeln!(std::io::stderr(), "{PROGRAM}: cannot write to standard output: {error}");
+            let _ = writeln!(
+                std::io::stderr(),
+                "{PROGRAM}: cannot write to standard output: {error}\nhint: is the disk full? (df -h)"
+            );
             std::process::exit(1);
         }
         _ => {}
     }
+}
+
+fn try_print(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 fn notice(text: &str) {
