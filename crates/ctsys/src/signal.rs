@@ -1,7 +1,6 @@
 //! Signals: sets, masks, waiting, sending by pidfd, names. Real-time signals included, which nix's
 //! enumeration lacks.
 
-use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Instant;
@@ -264,16 +263,49 @@ pub fn name(signal: i32) -> String {
     }
 }
 
-/// What the C library calls it: `Terminated`, `Real-time signal 3`.
+/// What glibc's strsignal(3) says of the signals 1 to 31.
+const TEXTS: [&str; 31] = [
+    "Hangup",
+    "Interrupt",
+    "Quit",
+    "Illegal instruction",
+    "Trace/breakpoint trap",
+    "Aborted",
+    "Bus error",
+    "Floating point exception",
+    "Killed",
+    "User defined signal 1",
+    "Segmentation fault",
+    "User defined signal 2",
+    "Broken pipe",
+    "Alarm clock",
+    "Terminated",
+    "Stack fault",
+    "Child exited",
+    "Continued",
+    "Stopped (signal)",
+    "Stopped",
+    "Stopped (tty input)",
+    "Stopped (tty output)",
+    "Urgent I/O condition",
+    "CPU time limit exceeded",
+    "File size limit exceeded",
+    "Virtual timer expired",
+    "Profiling timer expired",
+    "Window changed",
+    "I/O possible",
+    "Power failure",
+    "Bad system call",
+];
+
+/// What glibc calls it, whichever C library this is built with: `Terminated`, `Real-time signal 3`.
 pub fn describe(signal: i32) -> String {
-    // SAFETY: an integer; the result is null or a string.
-    let text = unsafe { libc::strsignal(signal) };
-    if text.is_null() {
-        return name(signal);
+    let text = usize::try_from(signal - 1).ok().and_then(|at| TEXTS.get(at));
+    match text {
+        Some(text) => (*text).to_owned(),
+        None if (34..=MAX_SIGNAL).contains(&signal) => format!("Real-time signal {}", signal - 34),
+        None => format!("Unknown signal {signal}"),
     }
-    // SAFETY: strsignal's string ends in NUL and lives until the next call, which no other thread
-    // makes: this crate's callers have one only.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

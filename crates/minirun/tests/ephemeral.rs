@@ -4,12 +4,13 @@
 
 mod common;
 mod container;
+mod mounted;
 
 use std::os::unix::fs::chown;
-use std::process::Command;
 
 use common::{As, record};
 use container::{Container, assert_refused, wait_until};
+use mounted::after_mounting;
 use testkit::programs::{Finished, Run};
 use testkit::tree::{Options, Tree, assert_same};
 use testkit::user::TestUser;
@@ -100,16 +101,6 @@ fn the_size_of_the_changes_is_limited() {
         .assert_code(4)
         .assert_stderr("No space left");
     c.minirun(&["--ephemeral=8m", "--", "/bin/sh", "-c", script]).assert_code(0);
-}
-
-/// Runs it where root has first mounted something: `mount` is a script in the bundle's directory.
-fn after_mounting(c: &Container, mount: &str, args: &[&str]) -> Finished {
-    let inner = c.command(args);
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
-    command.arg(inner.get_program()).args(inner.get_args()).current_dir(&c.bundle);
-    command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    Run::new(command).finish()
 }
 
 #[test]

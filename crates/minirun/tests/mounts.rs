@@ -4,13 +4,13 @@
 
 mod common;
 mod container;
-
-use std::process::Command;
+mod mounted;
 
 use common::{As, give, record};
 use container::{Container, assert_refused};
+use mounted::after_mounting;
 use serde_json::{Value, json};
-use testkit::programs::{Finished, Run};
+use testkit::programs::Finished;
 use testkit::tree::{Options, Tree, assert_same};
 
 /// The container with `src/`, which has a file `f`, and a plain file `one` in its bundle.
@@ -76,16 +76,6 @@ fn every_kind_of_mount_is_there_as_asked_for() {
         assert_eq!(lines.collect::<Vec<_>>(), ["1777", "711", "2", "3072"], "{done}");
         assert!(c.bundle.join("src/written").exists() && !c.bundle.join("src/x").exists());
     }
-}
-
-/// Runs it where root has first mounted something, in a mount namespace of the test's own.
-fn after_mounting(c: &Container, mount: &str, args: &[&str]) -> Finished {
-    let inner = c.command(args);
-    let mut command = Command::new("unshare");
-    command.args(["-m", "sh", "-c", &format!("{mount} && exec \"$@\""), "sh"]);
-    command.arg(inner.get_program()).args(inner.get_args()).current_dir(&c.bundle);
-    command.envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    Run::new(command).finish()
 }
 
 #[test]

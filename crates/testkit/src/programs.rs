@@ -20,8 +20,12 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The binary `name` of this workspace, in the profile that the test itself was built in.
 ///
 /// cargo tells a test only of its own package's binaries; for the others this looks beside them. It
-/// can be older than its source: build the workspace first, as `scripts/test` does.
+/// can be older than its source: build the workspace first, as `scripts/test` does. Where the variable
+/// `TESTKIT_BINARIES` names a directory, those in it are tested.
 pub fn binary(name: &str) -> PathBuf {
+    if let Some(dir) = std::env::var_os("TESTKIT_BINARIES") {
+        return PathBuf::from(dir).join(name);
+    }
     let test = std::env::current_exe().expect("the path of the running test");
     // target/TRIPLE/PROFILE/deps/TEST-HASH; documentation tests and binaries lie elsewhere below it.
     let found = test.ancestors().skip(1).take(3).map(|dir| dir.join(name)).find(|p| p.is_file());

@@ -225,10 +225,20 @@ fn fatal(text: &str) -> String {
     tagged("FATAL", text)
 }
 
-/// The C library's text; std puts the number behind it.
+/// glibc's text, which Debian's tini has, also where this is built with musl: of what fails here,
+/// that says these otherwise. The rest is alike; std puts the number behind it.
 fn strerror(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
+    match errno {
+        Errno::EIO => "Input/output error".into(),
+        Errno::ELOOP => "Too many levels of symbolic links".into(),
+        Errno::ENAMETOOLONG => "File name too long".into(),
+        Errno::ENOMEM => "Cannot allocate memory".into(),
+        Errno::ENOTTY => "Inappropriate ioctl for device".into(),
+        other => {
+            let text = std::io::Error::from(other).to_string();
+            text.split(" (os error").next().unwrap_or_default().to_owned()
+        }
+    }
 }
 
 fn out(text: &str) {
