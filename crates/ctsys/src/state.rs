@@ -288,6 +288,7 @@ fn write_atomically(dir: &Path, state: &ContainerState) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::ProcessId;
     use std::os::unix::fs::PermissionsExt;
 
     fn sample(id: &str, name: &str) -> ContainerState {
